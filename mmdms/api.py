@@ -1,0 +1,63 @@
+"""Use mmdms without a Runner, on any ``nn.Module``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .export.verify import Verifier
+from .tracing.search_space import SearchSpace, SearchSpaceBuilder
+from .tracing.tracer import trace
+
+
+def build_search_space(
+    model: nn.Module,
+    inputs: Tensor | Sequence[Any],
+    *,
+    forward: Callable[[nn.Module], Callable[..., Any]] | None = None,
+    include: Iterable[str] = ('*',),
+    exclude: Iterable[str] = (),
+    verify: bool = True,
+) -> SearchSpace:
+    """Trace a network and find everything in it that can be removed.
+
+    The network runs once on ``inputs`` in evaluation mode while every channel
+    element is followed; then a random half of the space is cut out for real and
+    compared with its mask in float64. What cannot be searched is listed in
+    ``frozen`` with its reason.
+
+    Args:
+        model: any network; unchanged on return.
+        inputs: an example input, or the positional arguments, batch size 1.
+            FLOPs are counted at this input's size.
+        forward: maps a model to the function that is called on ``inputs``;
+            the model itself if None.
+        include, exclude: shell patterns over module names that select what is searched.
+        verify: cut a random structure and compare it; leave this on.
+
+    Raises:
+        ConfigError: for a pattern that matches nothing.
+    """
+    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    call = forward or (lambda m: m)
+    training = {name: module.training for name, module in model.named_modules()}
+    needs_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.eval()
+    try:
+        # Autograd must see every parameter: it is how operations that the dispatcher misses are noticed.
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        found = trace(model, arguments, call(model))
+        space = SearchSpaceBuilder(model, found, include, exclude).build()
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(needs_grad[name])
+        for name, module in model.named_modules():
+            module.training = training[name]
+    if verify:
+        with torch.random.fork_rng(devices=[]):
+            space = Verifier(model, space, arguments, forward).run()
+    return space

@@ -1,0 +1,50 @@
+"""Slice a network down to a structure."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..structure import Structure
+from ..tracing.search_space import FIXED, SearchSpace
+from .resize import remove_blocks, replace_tensors
+
+
+def slim(model: nn.Module, space: SearchSpace, structure: Structure) -> nn.Module:
+    """Return a smaller copy of ``model`` that holds only what ``structure`` keeps.
+
+    The copy is of the class of ``model``, with plain, smaller parameters sliced
+    from those of ``model``; removed blocks give way to a pass-through.
+
+    Raises:
+        StructureError: if the structure is not one of ``space``.
+    """
+    mask = space.mask(structure)
+    subnet = copy.deepcopy(model)
+    removed = removed_blocks(space, mask)
+    remove_blocks(subnet, removed)
+    replace_tensors(subnet, sliced_tensors(subnet, space, mask))
+    return subnet
+
+
+def removed_blocks(space: SearchSpace, mask: Tensor) -> list[str]:
+    """Names of the blocks that a mask (elements,) removes."""
+    return [name for element, name in space.blocks.items() if not mask[element]]
+
+
+def sliced_tensors(model: nn.Module, space: SearchSpace, mask: Tensor) -> dict[str, Tensor]:
+    """Sliced value of every parameter and buffer of ``model`` that shrinks."""
+    keep = torch.cat([mask.bool().cpu(), torch.ones(1, dtype=torch.bool)])  # FIXED is -1: the last
+    assert FIXED == -1
+    tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    result: dict[str, Tensor] = {}
+    for axis in space.axes:
+        if axis.parameter not in tensors:  # it belonged to a removed block
+            continue
+        kept = keep[axis.elements].nonzero().flatten()
+        if kept.numel() < axis.elements.numel():
+            value = result.get(axis.parameter, tensors[axis.parameter]).detach()
+            result[axis.parameter] = value.index_select(axis.dim, kept.to(value.device))
+    return result

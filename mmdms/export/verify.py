@@ -1,0 +1,113 @@
+"""Verify a search space: a structure cut from it must run, and equal its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..structure import Structure
+from ..tracing.labels import Frozen
+from ..tracing.search_space import FIXED, SearchSpace
+from .parity import check_parity, prepare_for_parity
+
+
+def random_structure(space: SearchSpace, ratio: float, seed: int = 0, units: Sequence[int] | None = None) -> Structure:
+    """Keep about ``ratio`` of every unit's elements, at random.
+
+    Args:
+        ratio: in [0, 1]; every unit keeps at least its minimum.
+        seed: of the choice.
+        units: indices of the units that are cut; all if None.
+    """
+    generator = np.random.default_rng(seed)
+    kept = []
+    for index, unit in enumerate(space.units):
+        count = max(unit.minimum, round(unit.total * ratio))
+        choice = generator.permutation(unit.total)[:count].tolist()
+        kept.append(choice if units is None or index in units else range(unit.total))
+    return Structure(space.units, kept)
+
+
+@dataclass
+class Verifier:
+    """Finds the units of a space whose removal the sliced network does not survive."""
+
+    model: nn.Module
+    space: SearchSpace
+    inputs: Sequence[Any]
+    forward: Callable[..., Any] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.model = prepare_for_parity(self.model, self.seed)
+        self.last_problem = ''
+
+    def run(self) -> SearchSpace:
+        """Return the space without the units at fault, which are reported as frozen."""
+        accepted: list[int] = []
+        remaining = list(range(len(self.space.units)))
+        faults: dict[int, str] = {}
+        while remaining:
+            good = self._longest_good_prefix(accepted, remaining)
+            accepted += remaining[:good]
+            if good < len(remaining):
+                faults[remaining[good]] = self._problem([*accepted, remaining[good]]) or self.last_problem
+            remaining = remaining[good + 1 :]
+        return freeze_units(self.space, faults) if faults else self.space
+
+    def _longest_good_prefix(self, accepted: list[int], remaining: list[int]) -> int:
+        if self._problem(accepted + remaining) is None:
+            return len(remaining)
+        low, high = 0, len(remaining)  # a prefix of ``low`` is good, one of ``high`` is not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._problem(accepted + remaining[:middle]) is None:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _problem(self, units: list[int]) -> str | None:
+        """What goes wrong when these units are cut in half, or None."""
+        structure = random_structure(self.space, 0.5, self.seed, units)
+        try:
+            parity = check_parity(self.model, self.space, structure, self.inputs, self.forward, prepared=True)
+        except Exception as error:  # a forward with sizes of its own may raise anything
+            self.last_problem = f'the sliced network does not run: {type(error).__name__}: {str(error).splitlines()[0]}'
+            return self.last_problem
+        if parity.holds:
+            return None
+        self.last_problem = f'the sliced network differs from the masked one by {parity.max_abs_diff:.3g}'
+        return self.last_problem
+
+
+def freeze_units(space: SearchSpace, faults: dict[int, str]) -> SearchSpace:
+    """Take units out of a space; ``faults`` maps their index to the reason."""
+    kept = [index for index in range(len(space.units)) if index not in faults]
+    renumber = torch.full((space.num_elements + 1,), FIXED, dtype=torch.long)
+    count = 0
+    for index in kept:
+        offset, total = space.offsets[index], space.units[index].total
+        renumber[offset : offset + total] = torch.arange(count, count + total)
+        count += total
+    axes = [replace(axis, elements=renumber[axis.elements]) for axis in space.axes]
+    frozen = [Frozen(space.units[i].name, reason, space.units[i].total) for i, reason in faults.items()]
+    return SearchSpace(
+        units=[space.units[index] for index in kept],
+        axes=[axis for axis in axes if bool((axis.elements != FIXED).any())],
+        costs={metric: _fix(table, space, kept, renumber) for metric, table in space.costs.items()},
+        frozen=[*space.frozen, *frozen],
+        blocks={int(renumber[e]): name for e, name in space.blocks.items() if renumber[e] != FIXED},
+    )
+
+
+def _fix(table: Any, space: SearchSpace, kept: list[int], renumber: Tensor) -> Any:
+    totals = torch.tensor([u.total for u in space.units], dtype=torch.float64)
+    gone = [i for i in range(len(space.units)) if i not in kept]
+    fixed = table.fixed + table.per_unit[:, gone] @ totals[gone]
+    return type(table)(fixed, table.per_unit[:, kept], table.coefficients, table.rows, renumber[table.gates])

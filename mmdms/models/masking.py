@@ -1,0 +1,144 @@
+"""Install masks on a network without renaming its parameters.
+
+A channel is gone exactly when every weight that reads it ignores it, so masks
+multiply the input dimension of weights: ``conv(x * m, W) = conv(x, W * m)``.
+A module that owns such a weight is given a subclass of its own class whose
+``weight`` is a property that returns the masked weight; the parameter itself
+stays where it is, under its name. Blocks of a depth unit are gated as
+``x + m * (block(x) - x)``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..tracing.search_space import FIXED, SearchSpace
+
+
+class MaskBank:
+    """The current masks, shared by all instrumented modules of one network.
+
+    ``values`` has shape (elements,); ``None`` switches masking off.
+    """
+
+    def __init__(self) -> None:
+        self.values: Tensor | None = None
+        self._extended: Tensor | None = None
+
+    def set(self, values: Tensor | None) -> None:
+        """Use these masks from now on."""
+        self.values = values
+        # FIXED is -1, so that one more element at the end is the mask of positions that always stay.
+        self._extended = None if values is None else torch.cat([values, values.new_ones(1)])
+
+    def at(self, elements: Tensor) -> Tensor:
+        """Masks of the elements that an axis follows, of the shape of ``elements``."""
+        assert self._extended is not None
+        return self._extended[elements]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
+        # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values.
+        copy = MaskBank()
+        memo[id(self)] = copy
+        if self.values is not None:
+            copy.set(self.values.detach().clone())
+        return copy
+
+
+class MaskedWeight:
+    """What one property multiplies: the axes of a parameter that contract over elements."""
+
+    def __init__(self, bank: MaskBank, axes: list[tuple[int, Tensor]], ndim: int) -> None:
+        self.bank = bank
+        self.axes = axes
+        self.ndim = ndim
+
+    def __call__(self, parameter: Tensor) -> Tensor:
+        if self.bank.values is None:
+            return parameter
+        for index, (dim, elements) in enumerate(self.axes):
+            if elements.device != parameter.device:
+                elements = elements.to(parameter.device)
+                self.axes[index] = (dim, elements)
+            view = [1] * self.ndim
+            view[dim] = -1
+            parameter = parameter * self.bank.at(elements).view(view).to(parameter.dtype)
+        return parameter
+
+
+class BlockGate:
+    """Forward hook of one removable block."""
+
+    def __init__(self, bank: MaskBank, element: int) -> None:
+        self.bank = bank
+        self.element = element
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if self.bank.values is None:
+            return None
+        return torch.lerp(args[0], output, self.bank.values[self.element].to(output.dtype))
+
+
+_PREFIX = '_mmdms_masked_'
+
+
+def _masked_property(attribute: str) -> property:
+    def get(module: nn.Module) -> Any:
+        parameter = module._parameters[attribute]
+        return module.__dict__[_PREFIX + attribute](parameter)
+
+    return property(get)
+
+
+def _masked_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
+    namespace: dict[str, Any] = {name: _masked_property(name) for name in attributes}
+    namespace.update(_mmdms_base=kind, __module__=kind.__module__, __qualname__=kind.__qualname__)
+    return type(kind.__name__, (kind,), namespace)
+
+
+class Masks:
+    """Masks installed on a network; :meth:`remove` takes them off again."""
+
+    def __init__(self, model: nn.Module, space: SearchSpace) -> None:
+        self.bank = MaskBank()
+        self._modules: list[nn.Module] = []
+        self._handles: list[Any] = []
+        self._install_weights(model, space)
+        for element, name in space.blocks.items():
+            block = model.get_submodule(name)
+            self._handles.append(block.register_forward_hook(BlockGate(self.bank, element)))
+
+    def set(self, values: Tensor | None) -> None:
+        """Use these masks, shape (elements,), from now on; None: none."""
+        self.bank.set(values)
+
+    def remove(self) -> None:
+        """Give every module its own class back."""
+        for module in self._modules:
+            module.__class__ = type(module)._mmdms_base  # type: ignore[attr-defined]
+            for key in [k for k in module.__dict__ if k.startswith(_PREFIX)]:
+                del module.__dict__[key]
+        for handle in self._handles:
+            handle.remove()
+        self._modules, self._handles = [], []
+
+    def _install_weights(self, model: nn.Module, space: SearchSpace) -> None:
+        wanted: dict[str, list[tuple[int, Tensor]]] = {}
+        for axis in space.axes:
+            if axis.role == 'in' and bool((axis.elements != FIXED).any()):
+                wanted.setdefault(axis.parameter, []).append((axis.dim, axis.elements))
+        by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+        for module in model.modules():
+            masked = {}
+            for attribute, parameter in module._parameters.items():
+                axes = wanted.get(by_id.get(id(parameter), ''))
+                if parameter is not None and axes:
+                    masked[attribute] = MaskedWeight(self.bank, axes, parameter.dim())
+            if masked:
+                for attribute, weight in masked.items():
+                    module.__dict__[_PREFIX + attribute] = weight
+                module.__class__ = _masked_class(type(module), tuple(masked))
+                self._modules.append(module)

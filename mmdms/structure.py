@@ -1,0 +1,129 @@
+"""The structure of a subnet: the only thing that passes from search to export."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import StructureError
+
+FORMAT = 'mmdms.structure'
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class UnitInfo:
+    """Elements that live in the same places: one keep ratio searches them.
+
+    Attributes:
+        name: the layer that produces the channels, or the container of the blocks.
+        kind: ``'channels'`` or ``'depth'``.
+        total: number of elements in the supernet.
+    """
+
+    name: str
+    kind: str
+    total: int
+
+    @property
+    def minimum(self) -> int:
+        """Fewest elements that may stay: a channel unit keeps one, a depth unit may lose all."""
+        return 0 if self.kind == 'depth' else 1
+
+
+class Structure:
+    """Which elements of which unit stay.
+
+    Args:
+        units: units of the search space.
+        kept: for every unit the indices that stay, each in [0, total).
+
+    Raises:
+        StructureError: for an index out of range, repeated, or too few of them.
+    """
+
+    def __init__(self, units: Sequence[UnitInfo], kept: Sequence[Sequence[int]]) -> None:
+        self.units = list(units)
+        self.kept = {unit.name: sorted(indices) for unit, indices in zip(units, kept, strict=True)}
+        for unit in self.units:
+            _check_indices(unit, self.kept[unit.name])
+
+    def mask(self, name: str) -> np.ndarray:
+        """Boolean mask of one unit, shape (total,)."""
+        unit = next(u for u in self.units if u.name == name)
+        mask = np.zeros(unit.total, dtype=bool)
+        mask[self.kept[name]] = True
+        return mask
+
+    def check(self, units: Sequence[UnitInfo]) -> None:
+        """Raise StructureError unless this structure is one of a space with these units."""
+        mine, theirs = {u.name: u for u in self.units}, {u.name: u for u in units}
+        for name in [*mine, *theirs]:
+            if mine.get(name) != theirs.get(name):
+                raise StructureError(
+                    f'the structure does not fit this network: unit {name!r} is {mine.get(name) or "absent"} '
+                    f'in the structure and {theirs.get(name) or "absent"} in the network'
+                )
+
+    def report(self) -> list[dict[str, Any]]:
+        """Rows ``{"name", "kind", "total", "kept"}``, kept as a number."""
+        return [dict(name=u.name, kind=u.kind, total=u.total, kept=len(self.kept[u.name])) for u in self.units]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, with format and version."""
+        rows = [dict(name=u.name, kind=u.kind, total=u.total, kept=self.kept[u.name]) for u in self.units]
+        return dict(format=FORMAT, version=VERSION, units=rows)
+
+    def to_json(self) -> str:
+        """Text of ``subnet.json``, a line per unit."""
+        data = self.to_dict()
+        rows = ',\n'.join('  ' + json.dumps(row) for row in data['units'])
+        return f'{{"format": "{FORMAT}", "version": {VERSION}, "units": [\n{rows}\n]}}\n'
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Structure:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            StructureError: if it is something else, says what.
+        """
+        if not isinstance(data, dict) or data.get('format') != FORMAT:
+            raise StructureError(f'this is no mmdms structure: expected "format": "{FORMAT}"')
+        if data.get('version') != VERSION:
+            raise StructureError(
+                f'the structure has format version {data.get("version")!r}; this mmdms reads version {VERSION}: '
+                'update mmdms, or export again'
+            )
+        try:
+            units = [UnitInfo(str(row['name']), str(row['kind']), int(row['total'])) for row in data['units']]
+            kept = [[int(i) for i in row['kept']] for row in data['units']]
+        except (KeyError, TypeError, ValueError) as error:
+            raise StructureError(f'the structure is damaged: {type(error).__name__}: {error}') from error
+        if len({u.name for u in units}) != len(units):
+            raise StructureError('the structure names a unit twice')
+        return cls(units, kept)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Structure:
+        """Read ``subnet.json``.
+
+        Raises:
+            StructureError: if it cannot be read as a structure.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise StructureError(f'cannot read the structure {path}: {error}') from error
+        return cls.from_dict(data)
+
+
+def _check_indices(unit: UnitInfo, kept: Sequence[int]) -> None:
+    if len(set(kept)) != len(kept) or any(not 0 <= i < unit.total for i in kept):
+        raise StructureError(f'unit {unit.name!r}: kept indices must be distinct and in [0, {unit.total}), got {kept}')
+    if len(kept) < unit.minimum:
+        raise StructureError(f'unit {unit.name!r} of kind {unit.kind!r} must keep at least {unit.minimum}')

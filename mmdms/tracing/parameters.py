@@ -1,0 +1,57 @@
+"""Recognise parameters and buffers, and views of them, inside traced operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ParameterView:
+    """A tensor that shows a whole parameter, its dimensions perhaps permuted.
+
+    ``dims[i]`` is the parameter's dimension that the view's dimension ``i``
+    shows, or None where the view has size 1 or repeats values.
+    """
+
+    name: str
+    dims: tuple[int | None, ...]
+
+
+class ParameterIndex:
+    """Finds the parameter or buffer of ``model`` that a tensor is, or is a view of."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._by_storage: dict[int, list[tuple[str, Tensor]]] = {}
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if tensor.numel():
+                self._by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
+
+    def owner(self, tensor: Tensor) -> tuple[str, Tensor] | None:
+        """Name and value of the parameter whose memory ``tensor`` shows, if any."""
+        if not tensor.numel():
+            return None
+        for name, parameter in self._by_storage.get(tensor.untyped_storage().data_ptr(), []):
+            begin = parameter.storage_offset()
+            if begin <= tensor.storage_offset() < begin + parameter.numel():
+                return name, parameter
+        return None
+
+    def view(self, tensor: Tensor) -> ParameterView | None:
+        """Describe ``tensor`` as a view of a whole parameter; None if it is not one."""
+        owner = self.owner(tensor)
+        if owner is None:
+            return None
+        name, parameter = owner
+        free = [dim for dim in range(parameter.dim()) if parameter.size(dim) > 1]
+        dims: list[int | None] = []
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            match = None
+            if size > 1 and stride > 0:
+                match = next((d for d in free if parameter.size(d) == size and parameter.stride(d) == stride), None)
+                if match is None:
+                    return None
+                free.remove(match)
+            dims.append(match)
+        return None if free else ParameterView(name, tuple(dims))

@@ -1,0 +1,95 @@
+"""Elementwise operations: operands that meet at one position are one element."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..labels import compact, no_labels, varying_dims
+from ..tracer import RULES, Call, Tracer, rule
+
+aten = torch.ops.aten
+
+
+def pointwise(t: Tracer, call: Call) -> Tensor:
+    """Broadcast and unify the labels of all operands.
+
+    An operand without labels is harmless where it broadcasts along the labelled
+    dimensions (a spatial attention map). Where it has a size of its own there,
+    that size is written somewhere out of reach, and the elements freeze.
+    """
+    shape = call.out.shape
+    operands = [x for x in call.tensors if x.numel() > 0]
+    if len(operands) == 1 and t.parameters.owner(operands[0]) is None:
+        return t.labels(operands[0]).expand(shape)
+    merged = no_labels(shape)
+    for operand in operands:
+        merged = _merge(t, merged, t.elementwise_labels(operand).expand(shape))
+    # A second look, now that all labels of the result are known: sizes without labels.
+    dims = varying_dims(merged)
+    for operand in operands:
+        own = t.elementwise_labels(operand)
+        offset = len(shape) - own.dim()
+        if any(dim >= offset and own.size(dim - offset) > 1 for dim in dims):
+            unlabelled = (compact(own.expand(shape)) == 0) & (compact(merged) > 0)
+            if bool(unlabelled.any()):
+                reason = f'meets a tensor of fixed size in {call.func}'
+                t.freeze(torch.where(unlabelled, compact(merged), 0), reason)
+    return merged
+
+
+def _merge(t: Tracer, a: Tensor, b: Tensor) -> Tensor:
+    t.store.unify(a, b)
+    a_small, b_small = torch.broadcast_tensors(compact(a), compact(b))
+    return torch.where(a_small > 0, a_small, b_small).expand(a.shape)
+
+
+RULES['pointwise'] = pointwise
+
+
+@rule(aten.clone, aten.contiguous, aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.bernoulli_)
+def same(t: Tracer, call: Call) -> Tensor:
+    """The same values, in a tensor of their own or not."""
+    return t.labels(call.args[0])
+
+
+@rule(aten.native_dropout)
+def dropout(t: Tracer, call: Call) -> list[Tensor]:
+    """Dropout in training: values and mask."""
+    labels = t.labels(call.args[0])
+    return [labels, labels]
+
+
+@rule(aten.copy_)
+def copy_(t: Tracer, call: Call) -> Tensor:
+    """Values of the second operand, broadcast into the first."""
+    return t.elementwise_labels(call.args[1]).expand(call.out.shape)
+
+
+@rule(aten.fill_, aten.zero_, aten.normal_, aten.uniform_)
+def fill_(t: Tracer, call: Call) -> Tensor:
+    """A constant written over what was there carries no element."""
+    labels = t.labels(call.args[0])
+    t.freeze(labels, f'is overwritten by {call.func}')
+    return no_labels(call.out.shape)
+
+
+@rule(
+    aten.empty, aten.zeros, aten.ones, aten.full, aten.arange, aten.linspace, aten.rand, aten.randn, aten.scalar_tensor,
+    aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like, aten.randn_like,
+    aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty_strided, aten.new_empty_strided,
+)  # fmt: skip
+def constant(t: Tracer, call: Call) -> None:
+    """A new tensor that carries no element (its size is fixed until an operation says otherwise)."""
+    return None
+
+
+@rule(aten._softmax, aten._log_softmax)
+def softmax(t: Tracer, call: Call) -> Tensor:
+    """Softmax over tokens keeps channels apart; over channels it mixes them."""
+    x, dim = call.args[:2]
+    labels = t.labels(x)
+    if dim % x.dim() in varying_dims(labels):
+        t.freeze(labels, f'is normalised by {call.func}')
+        return no_labels(call.out.shape)
+    return labels

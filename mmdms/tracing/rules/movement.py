@@ -1,0 +1,88 @@
+"""Data movement: the same operation, applied to the label tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from ..labels import compact, no_labels, varying_dims
+from ..tracer import Call, Tracer, rule
+
+aten = torch.ops.aten
+
+
+@rule(
+    aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten.permute, aten.transpose, aten.t, aten.expand,
+    aten.unsqueeze, aten.squeeze, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind,
+    aten.unfold, aten.diagonal, aten.narrow, aten.numpy_T,
+)  # fmt: skip
+def view(t: Tracer, call: Call) -> Any:
+    """Views; a view of a parameter stays recognisable by its memory and needs no labels."""
+    labels = t.labels(call.args[0])
+    if call.func.overloadpacket in (aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias):
+        return labels.reshape(call.out.shape)
+    return call.func(labels, *call.args[1:], **call.kwargs)
+
+
+@rule(
+    aten.roll, aten.flip, aten.repeat, aten.index_select, aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle,
+    aten.rot90, aten.tril, aten.triu, aten.repeat_interleave,
+)  # fmt: skip
+def move(t: Tracer, call: Call) -> Any:
+    """Copies that only rearrange."""
+    labels = t.elementwise_labels(call.args[0])
+    return call.func(labels, *call.args[1:], **call.kwargs)
+
+
+@rule(aten.cat, aten.stack)
+def join(t: Tracer, call: Call) -> Tensor:
+    """Concatenation; dimensions that are constant in every part stay cheap."""
+    parts = [t.elementwise_labels(part) for part in call.args[0]]
+    dim = call.arg(1, 'dim', 0)
+    if call.func.overloadpacket is aten.stack:
+        dim %= parts[0].dim() + 1
+        parts = [part.unsqueeze(dim) for part in parts]
+    # Legacy: torch.cat skips one-dimensional empty tensors.
+    parts = [part for part in parts if part.shape != (0,)]
+    dim %= parts[0].dim()
+    for other in range(parts[0].dim()):
+        if other != dim and all(part.stride(other) == 0 or part.size(other) == 1 for part in parts):
+            parts = [part.narrow(other, 0, 1) for part in parts]
+    return torch.cat(parts, dim).expand(call.out.shape)
+
+
+@rule(aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d)
+def pad(t: Tracer, call: Call) -> Tensor:
+    """Padding along a dimension where labels are constant belongs to the channel that it pads."""
+    labels = t.elementwise_labels(call.args[0])
+    amounts = list(call.args[1])
+    padded = [labels.dim() - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0]
+    if not set(padded) & set(varying_dims(labels)):
+        narrow = compact(labels)
+        return narrow.expand(call.out.shape)
+    if call.func.overloadpacket is aten.constant_pad_nd:
+        return aten.constant_pad_nd(labels.contiguous(), amounts, 0)
+    t.freeze(labels, f'is padded along channels by {call.func}')
+    return no_labels(call.out.shape)
+
+
+@rule(aten.index)
+def index(t: Tracer, call: Call) -> Tensor:
+    """Advanced indexing, with indices that carry no element."""
+    x, indices = call.args[:2]
+    labels = t.elementwise_labels(x)
+    for part in indices:
+        if isinstance(part, Tensor):
+            t.freeze(t.labels(part), 'is used as an index')
+    return aten.index(labels, tree_map(lambda leaf: leaf, indices))
+
+
+@rule(aten.im2col)
+def im2col(t: Tracer, call: Call) -> Tensor:
+    """Unfold: (1, C, H, W) to (1, C * kernel, positions); channels must be constant over space."""
+    x = call.args[0]
+    kernel = call.args[1][0] * call.args[1][1]
+    return t.store.along(t.labels(x), 1).repeat_interleave(kernel)[None, :, None].expand(call.out.shape)

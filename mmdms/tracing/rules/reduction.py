@@ -1,0 +1,68 @@
+"""Pooling, means and resampling: values of one channel stay within it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..labels import compact, no_labels, varying_dims
+from ..tracer import Call, Tracer, rule
+
+aten = torch.ops.aten
+
+
+@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.var_mean, aten.max, aten.min, aten.linalg_vector_norm)
+def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
+    """Reduction over dimensions along which labels are constant; over channels it freezes them."""
+    x = call.args[0]
+    others = call.tensors[1:]
+    out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
+    labels = t.elementwise_labels(x)
+    position = 2 if call.func.overloadpacket is aten.linalg_vector_norm else 1
+    dims = call.arg(position, 'dim', None)
+    dims = [dims] if isinstance(dims, int) else dims
+    dims = [d % x.dim() for d in dims] if dims else list(range(x.dim()))
+    if others or set(dims) & set(varying_dims(labels)):
+        for tensor in call.tensors:
+            t.freeze(t.elementwise_labels(tensor), f'is mixed with other channels by {call.func}')
+        return None
+    if isinstance(t.running, nn.AdaptiveAvgPool2d):
+        _pool_cost(t, x, labels)
+    for dim in dims:
+        labels = labels.narrow(dim, 0, 1)
+    if out.dim() != x.dim():
+        kept = [d for d in range(x.dim()) if d not in dims]
+        labels = labels.permute(*kept, *dims).reshape([x.size(d) for d in kept])
+    result = labels.expand(out.shape)
+    return [result, result] if isinstance(call.out, (tuple, list)) else result
+
+
+@rule(
+    aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d,
+    aten.avg_pool1d, aten._adaptive_avg_pool3d, aten.max_pool3d_with_indices, aten.avg_pool3d,
+    aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_nearest1d,
+    aten.upsample_linear1d, aten._upsample_nearest_exact2d,
+)  # fmt: skip
+def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
+    """Pooling and resampling over the trailing dimensions of (B, C, ...)."""
+    x = call.args[0]
+    out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
+    labels = t.elementwise_labels(x)
+    leading = x.dim() - (1 if '1d' in str(call.func) else 3 if '3d' in str(call.func) else 2)
+    if any(dim >= leading for dim in varying_dims(labels)):
+        t.freeze(labels, f'is mixed with other elements by {call.func}')
+        return no_labels(out.shape)
+    packet = call.func.overloadpacket
+    if packet is aten._adaptive_avg_pool2d:
+        _pool_cost(t, x, labels)
+    elif packet is aten.upsample_bilinear2d:
+        _pool_cost(t, out, compact(labels).expand(out.shape), 4)
+    elif packet is aten.upsample_nearest2d:
+        _pool_cost(t, out, compact(labels).expand(out.shape))
+    return [compact(labels).expand(out.shape)]
+
+
+def _pool_cost(t: Tracer, tensor: Tensor, labels: Tensor, scale: int = 1) -> None:
+    """Adaptive pooling and upsampling count elements, as mmengine counts them."""
+    channels = t.store.along(labels, 1)
+    t.cost('flops', scale * tensor.numel() / channels.numel(), channels)

@@ -1,0 +1,385 @@
+"""Run a network once and follow every channel element through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from .labels import FreezeReason, LabelStore, canonical, no_labels
+from .parameters import ParameterIndex
+
+
+@dataclass
+class Record:
+    """What is known of one tensor met while tracing."""
+
+    tensor: Tensor  # kept alive: its id is the key, and its grad_fn may be asked for
+    labels: Tensor
+    identities: frozenset[str] = frozenset()  # blocks whose input this tensor still carries
+
+
+@dataclass
+class Axis:
+    """One dimension of one parameter or buffer that follows channel elements.
+
+    ``role`` is ``'in'`` where the parameter contracts over the elements (so a
+    mask on this dimension removes them), ``'out'`` where it produces them, and
+    ``'through'`` where it acts on each of them separately.
+    """
+
+    parameter: str
+    dim: int
+    labels: Tensor
+    role: str
+    module: str
+
+
+@dataclass
+class CostTerm:
+    """A product of counts: ``coefficient * prod(count(axis) for axis in axes)``.
+
+    Each axis is a label vector; its count is the number of positions kept.
+    """
+
+    metric: str
+    coefficient: float
+    axes: tuple[Tensor, ...]
+    module: str
+
+
+@dataclass
+class BlockCall:
+    """One call of a module that stands in a Sequential or ModuleList."""
+
+    name: str
+    input_labels: Tensor
+    output_labels: Tensor
+    has_identity: bool
+    calls: int = 1
+    problem: str | None = None
+
+
+@dataclass
+class Trace:
+    """Everything that one run of the network taught."""
+
+    store: LabelStore
+    axes: dict[tuple[str, int], Axis] = field(default_factory=dict)
+    costs: list[CostTerm] = field(default_factory=list)
+    blocks: dict[str, BlockCall] = field(default_factory=dict)
+    elementwise: dict[str, tuple[Tensor, str]] = field(default_factory=dict)
+    opaque: dict[str, FreezeReason] = field(default_factory=dict)
+
+
+@dataclass
+class Call:
+    """One operation as the dispatcher shows it."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Every tensor among the arguments, in order."""
+        return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Tensor)]
+
+    def arg(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or keyword."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+
+Rule = Callable[['Tracer', Call], Any]
+RULES: dict[Any, Rule] = {}
+
+
+def rule(*ops: Any) -> Callable[[Rule], Rule]:
+    """Register how labels pass through some aten operations (all their overloads)."""
+
+    def register(function: Rule) -> Rule:
+        for op in ops:
+            RULES[op] = function
+        return function
+
+    return register
+
+
+class Tracer(TorchDispatchMode):
+    """Dispatch mode that keeps labels beside every tensor.
+
+    Rules (see :mod:`mmdms.tracing.rules`) tell how labels pass through each
+    operation. An operation without a rule freezes the labels that reach it, so
+    an unknown operation costs coverage, never correctness.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.trace = Trace(LabelStore())
+        self.store = self.trace.store
+        self.parameters = ParameterIndex(model)
+        self._model = model
+        self._records: dict[int, Record] = {}
+        self._path: list[str] = []
+
+    # ---- what rules ask and say -------------------------------------------------
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module that is running."""
+        return self._path[-1] if self._path else ''
+
+    def labels(self, tensor: Tensor) -> Tensor:
+        """Labels of ``tensor``, of its shape."""
+        record = self._records.get(id(tensor))
+        if record is not None:
+            return record.labels
+        owner = self.parameters.owner(tensor)
+        if owner is not None:
+            return no_labels(tensor.shape)
+        self._guard(tensor)
+        return no_labels(tensor.shape)
+
+    def elementwise_labels(self, tensor: Tensor) -> Tensor:
+        """Labels of an operand whose values are kept apart; a parameter's elements get labels of their own."""
+        owner = self.parameters.owner(tensor)
+        if owner is None or tensor.numel() == 1:
+            return self.labels(tensor)
+        name, parameter = owner
+        if parameter.numel() > MAX_ELEMENTWISE_PARAMETER or not parameter.is_contiguous():
+            self.opaque(tensor, 'is used elementwise and is too large or not contiguous')
+            return self.labels(tensor)
+        if name not in self.trace.elementwise:
+            own = self.store.fresh(parameter.numel()).view(parameter.shape)
+            self.trace.elementwise[name] = (own, self.module)
+        # A view of the parameter shows the labels through the same window.
+        own = self.trace.elementwise[name][0]
+        return own.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - parameter.storage_offset())
+
+    def opaque(self, tensor: Tensor, reason: str) -> None:
+        """State that an operation uses a parameter in a way that nobody here understands: it keeps its size."""
+        owner = self.parameters.owner(tensor)
+        if owner is not None:
+            self.trace.opaque.setdefault(owner[0], FreezeReason(self.module, f'parameter {owner[0]} {reason}'))
+
+    def freeze(self, labels: Tensor, reason: str) -> None:
+        """Freeze elements, naming the running module."""
+        self.store.freeze(labels, FreezeReason(self.module, reason))
+
+    def axis(self, parameter: str, dim: int, labels: Tensor, role: str) -> None:
+        """State that dimension ``dim`` of ``parameter`` follows ``labels``."""
+        known = self.trace.axes.get((parameter, dim))
+        if known is None:
+            self.trace.axes[parameter, dim] = Axis(parameter, dim, labels, role, parameter.rpartition('.')[0])
+            return
+        # A weight used by several calls is one weight: what it sees unifies over the calls.
+        self.store.unify(known.labels, labels)
+        lonely = (known.labels == 0) != (labels == 0)
+        if bool(lonely.any()):
+            reason = f'{parameter} is used by several calls, some with a fixed size'
+            self.freeze(torch.cat([known.labels[lonely], labels[lonely]]), reason)
+        if known.role != role:
+            reason = f'{parameter} is used both as {known.role!r} and as {role!r}'
+            self.freeze(torch.cat([known.labels, labels]), reason)
+
+    def known_axis(self, parameter: str, dim: int) -> Tensor | None:
+        """Labels of a parameter's dimension if an earlier call fixed them."""
+        axis = self.trace.axes.get((parameter, dim))
+        return axis.labels if axis is not None else None
+
+    def cost(self, metric: str, coefficient: float, *axes: Tensor) -> None:
+        """Record what an operation costs."""
+        self.trace.costs.append(CostTerm(metric, coefficient, axes, self.module))
+
+    @property
+    def running(self) -> nn.Module:
+        """The module that is running."""
+        return self._model.get_submodule(self.module)
+
+    # ---- running ----------------------------------------------------------------
+
+    def run(self, forward: Callable[..., Any], inputs: Sequence[Any]) -> Trace:
+        """Call ``forward(*inputs)`` under this mode and return what was learnt."""
+        with ExitStack() as stack:
+            for name, module in self._model.named_modules():
+                handles = self._watch(name, module)
+                for handle in handles:
+                    stack.callback(handle.remove)
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(self)
+            outputs = forward(*inputs)
+        for leaf in tree_flatten(outputs)[0]:
+            if isinstance(leaf, Tensor):
+                self.freeze(self.labels(leaf), 'reaches an output of the network')
+        self._records.clear()
+        return self.trace
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        call = Call(func, args, kwargs, out)
+        # Labels are tensors too: the work on them must not be traced (the mode is off inside its own handler).
+        with torch.no_grad():
+            self._follow(call)
+        return out
+
+    def _follow(self, call: Call) -> None:
+        packet = call.func.overloadpacket
+        handler = RULES.get(packet)
+        if handler is None and torch.Tag.pointwise in call.func.tags:
+            handler = RULES['pointwise']
+        if handler is None:
+            self._freeze_unknown(call)
+            result = None
+        else:
+            result = handler(self, call)
+        if not isinstance(result, (list, tuple)):
+            result = [result]
+        identities = self._identities(call)
+        outputs = [leaf for leaf in tree_flatten(call.out)[0]]
+        padded = [*result, *[None] * (len(outputs) - len(result))]
+        for tensor, labels in zip(outputs, padded, strict=False):
+            if isinstance(tensor, Tensor):
+                self._write(call, tensor, no_labels(tensor.shape) if labels is None else labels, identities)
+
+    def _write(self, call: Call, tensor: Tensor, labels: Tensor, identities: frozenset[str]) -> None:
+        if tuple(labels.shape) != tuple(tensor.shape):
+            raise AssertionError(f'{call.func}: labels {tuple(labels.shape)} for a tensor {tuple(tensor.shape)}')
+        labels = canonical(labels)
+        known = self._records.get(id(tensor))
+        if known is not None and known.labels is not labels and not torch.equal(known.labels, labels):
+            # Written in place: other views of the same memory would keep stale labels.
+            sharing = [r for r in self._records.values() if r is not known and _share_memory(r.tensor, tensor)]
+            for record in sharing:
+                self.freeze(record.labels, f'{call.func} writes through a view')
+            if sharing:
+                self.freeze(labels, f'{call.func} writes through a view')
+                self.freeze(known.labels, f'{call.func} writes through a view')
+        self._records[id(tensor)] = Record(tensor, labels, identities)
+
+    def _freeze_unknown(self, call: Call) -> None:
+        for tensor in call.tensors:
+            labels = self.labels(tensor)
+            self.opaque(tensor, f'reaches {call.func}, for which there is no rule')
+            self.freeze(labels, f'reaches {call.func}, for which there is no rule')
+
+    def _identities(self, call: Call) -> frozenset[str]:
+        """Blocks whose input still passes unchanged (sums and activations keep it)."""
+        tensors = call.tensors
+        keeps = call.func.overloadpacket in IDENTITY_OPS
+        if not keeps and not (len(tensors) == 1 and torch.Tag.pointwise in call.func.tags):
+            return frozenset()
+        found: frozenset[str] = frozenset()
+        for tensor in tensors:
+            record = self._records.get(id(tensor))
+            if record is not None:
+                found |= record.identities
+        return found
+
+    def _guard(self, tensor: Tensor) -> None:
+        """A tensor that no visible operation made, though autograd knows where it comes from.
+
+        Compiled extensions and custom autograd functions do not pass the
+        dispatcher. What such a tensor was computed from is frozen.
+        """
+        node = tensor.grad_fn
+        if node is None:
+            return
+        made_by = {r.tensor.grad_fn: r for r in self._records.values() if r.tensor.grad_fn is not None}
+        seen: set[Any] = set()
+        queue = [node]
+        while queue:
+            node = queue.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            record = made_by.get(node)
+            if record is not None:
+                self.freeze(record.labels, f'reaches {tensor.grad_fn.name()}, which the dispatcher cannot see')
+            else:
+                queue.extend(parent for parent, _ in node.next_functions)
+        self._records[id(tensor)] = Record(tensor, no_labels(tensor.shape))
+
+    # ---- modules ----------------------------------------------------------------
+
+    def _watch(self, name: str, module: nn.Module) -> list[Any]:
+        parent = self._model.get_submodule(name.rpartition('.')[0]) if '.' in name else self._model
+        in_container = name != '' and isinstance(parent, (nn.Sequential, nn.ModuleList))
+        entered: list[tuple[Record | None, int]] = []
+
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self._path.append(name)
+            record = None
+            if in_container and args and isinstance(args[0], Tensor):
+                record = self._records.get(id(args[0]))
+                if record is not None:
+                    record.identities |= {name}
+            entered.append((record, args[0]._version if record is not None else 0))
+
+        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._path.pop()
+            record, version = entered.pop()
+            if record is not None:
+                self._note_block(name, record, version, output)
+
+        return [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave),
+        ]
+
+    def _note_block(self, name: str, entry: Record, version: int, output: Any) -> None:
+        if not isinstance(output, Tensor):
+            return
+        record = self._records.get(id(output))
+        if record is None or output.shape != entry.tensor.shape:
+            return
+        if name in self.trace.blocks:
+            self.trace.blocks[name].calls += 1
+            return
+        block = BlockCall(name, entry.labels, record.labels, name in record.identities)
+        if entry.tensor._version != version:
+            block.problem = 'writes into its own input'
+        self.trace.blocks[name] = block
+
+
+MAX_ELEMENTWISE_PARAMETER = 1 << 24
+"""Parameters with more elements than this do not get a label per element."""
+
+IDENTITY_OPS = {
+    torch.ops.aten.add,
+    torch.ops.aten.add_,
+    torch.ops.aten.clone,
+    torch.ops.aten.detach,
+    torch.ops.aten.alias,
+}
+"""Operations whose result still contains each operand as it was."""
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def trace(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None = None) -> Trace:
+    """Trace ``model`` on an example input.
+
+    Args:
+        model: any module, in the mode (train or eval) that should be traced.
+        inputs: positional arguments of the call, batch size 1, any values.
+        forward: what to call; the model itself if None.
+
+    Returns:
+        Axes of parameters, cost terms, block calls and frozen labels.
+    """
+    from . import rules  # noqa: F401  (registers the rules; they import this module)
+
+    return Tracer(model).run(forward or model, inputs)
+
