@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from ..models.masking import Masks
+from ..masking import Masks
 from ..structure import Structure
 from ..tracing.search_space import SearchSpace
 from .slim import slim

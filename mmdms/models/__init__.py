@@ -1,0 +1,5 @@
+"""Algorithms and mutators; importing this registers them."""
+
+from . import algorithms, mutators
+
+__all__ = ['algorithms', 'mutators']

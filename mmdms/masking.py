@@ -10,12 +10,14 @@ stays where it is, under its name. Blocks of a depth unit are gated as
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..tracing.search_space import FIXED, SearchSpace
+from .tracing.search_space import FIXED, SearchSpace
 
 
 class MaskBank:
@@ -41,11 +43,11 @@ class MaskBank:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
         # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values.
-        copy = MaskBank()
-        memo[id(self)] = copy
+        copied = MaskBank()
+        memo[id(self)] = copied
         if self.values is not None:
-            copy.set(self.values.detach().clone())
-        return copy
+            copied.set(self.values.detach().clone())
+        return copied
 
 
 class MaskedWeight:
@@ -82,6 +84,16 @@ class BlockGate:
         return torch.lerp(args[0], output, self.bank.values[self.element].to(output.dtype))
 
 
+class MaskRefresh:
+    """Forward pre-hook of the whole network: has its mutator set the masks of this call."""
+
+    def __init__(self, refresh: Callable[[], None]) -> None:
+        self.refresh = refresh
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.refresh()
+
+
 _PREFIX = '_mmdms_masked_'
 
 
@@ -104,26 +116,18 @@ class Masks:
 
     def __init__(self, model: nn.Module, space: SearchSpace) -> None:
         self.bank = MaskBank()
-        self._modules: list[nn.Module] = []
-        self._handles: list[Any] = []
+        self._model = model
         self._install_weights(model, space)
         for element, name in space.blocks.items():
-            block = model.get_submodule(name)
-            self._handles.append(block.register_forward_hook(BlockGate(self.bank, element)))
+            model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element))
 
     def set(self, values: Tensor | None) -> None:
         """Use these masks, shape (elements,), from now on; None: none."""
         self.bank.set(values)
 
     def remove(self) -> None:
-        """Give every module its own class back."""
-        for module in self._modules:
-            module.__class__ = type(module)._mmdms_base  # type: ignore[attr-defined]
-            for key in [k for k in module.__dict__ if k.startswith(_PREFIX)]:
-                del module.__dict__[key]
-        for handle in self._handles:
-            handle.remove()
-        self._modules, self._handles = [], []
+        """Give every module of the network its own class back."""
+        remove_masks(self._model)
 
     def _install_weights(self, model: nn.Module, space: SearchSpace) -> None:
         wanted: dict[str, list[tuple[int, Tensor]]] = {}
@@ -141,4 +145,23 @@ class Masks:
                 for attribute, weight in masked.items():
                     module.__dict__[_PREFIX + attribute] = weight
                 module.__class__ = _masked_class(type(module), tuple(masked))
-                self._modules.append(module)
+
+
+def remove_masks(model: nn.Module) -> None:
+    """Take all masks off a network, in place: classes, gates and what sets them."""
+    for module in model.modules():
+        base = getattr(type(module), '_mmdms_base', None)
+        if base is not None:
+            module.__class__ = base
+            for key in [k for k in module.__dict__ if k.startswith(_PREFIX)]:
+                del module.__dict__[key]
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [k for k, hook in hooks.items() if isinstance(hook, (BlockGate, MaskRefresh))]:
+                del hooks[key]
+
+
+def without_masks(model: nn.Module) -> nn.Module:
+    """A copy of a network, plain again."""
+    copied = copy.deepcopy(model)
+    remove_masks(copied)
+    return copied

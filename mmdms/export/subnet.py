@@ -1,0 +1,82 @@
+"""Build an exported network: the original architecture with recorded shapes, no tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import StructureError
+from ..registry import MODELS
+from ..utils.architecture import build_architecture
+from .resize import remove_blocks, replace_tensors, reset_parameters
+
+
+@MODELS.register_module(name='Subnet')
+def build_subnet(
+    architecture: dict[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    removed: Sequence[str] = (),
+    data_preprocessor: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Build ``architecture`` with smaller tensors and without some blocks.
+
+    The result is of the architecture's own class. Resized layers are
+    initialised as PyTorch initialises layers of their new shapes.
+
+    Args:
+        architecture: config of the supernet's architecture.
+        shapes: name of every parameter and buffer that shrank, with its shape.
+        removed: names of the blocks that a pass-through replaces.
+        data_preprocessor: of the architecture, as mmengine passes it.
+
+    Raises:
+        StructureError: if a name is unknown or a shape does not fit.
+    """
+    model = build_architecture(architecture, data_preprocessor)
+    modules = dict(model.named_modules())
+    unknown = [name for name in removed if name not in modules]
+    if unknown:
+        raise StructureError(f'the architecture has no block {unknown[0]!r} to remove')
+    remove_blocks(model, removed)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    new = {}
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise StructureError(f'the architecture has no tensor {name!r} to resize')
+        old = tensors[name]
+        if len(shape) != old.dim() or any(not 0 < n <= total for n, total in zip(shape, old.shape, strict=True)):
+            raise StructureError(f'{name!r} has shape {tuple(old.shape)} in the supernet and cannot be {tuple(shape)}')
+        new[name] = old.detach()[tuple(slice(n) for n in shape)].clone()
+    replace_tensors(model, new)
+    with torch.no_grad():
+        reset_parameters(model, new)
+    return model
+
+
+def subnet_config(architecture: dict[str, Any], supernet: nn.Module, subnet: nn.Module, removed: Sequence[str]) -> dict[str, Any]:
+    """Config from which :func:`build_subnet` builds ``subnet``, sliced from ``supernet``."""
+    before = {**dict(supernet.named_parameters()), **dict(supernet.named_buffers())}
+    after = {**dict(subnet.named_parameters()), **dict(subnet.named_buffers())}
+    shapes = {name: list(t.shape) for name, t in after.items() if t.shape != before[name].shape}
+    return dict(type='mmdms.Subnet', architecture=without_pretrained(architecture), shapes=shapes, removed=list(removed))
+
+
+def without_pretrained(config: Any) -> Any:
+    """A config without ``init_cfg`` that load the supernet's pretrained weights: they no longer fit."""
+    if isinstance(config, Mapping):
+        found = {}
+        for key, value in config.items():
+            if key == 'init_cfg':
+                items = value if isinstance(value, (list, tuple)) else [value]
+                items = [i for i in items if not (isinstance(i, Mapping) and i.get('type') == 'Pretrained')]
+                if not items:
+                    continue
+                value = items if isinstance(value, (list, tuple)) else items[0]
+            found[key] = without_pretrained(value)
+        return found
+    if isinstance(config, (list, tuple)):
+        return type(config)(without_pretrained(item) for item in config)
+    return config
