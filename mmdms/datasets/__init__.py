@@ -1,0 +1,5 @@
+"""Datasets that need no download."""
+
+from .digits import DigitsDataset
+
+__all__ = ['DigitsDataset']
