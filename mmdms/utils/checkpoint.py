@@ -1,0 +1,73 @@
+"""Read checkpoints, with errors that say what is wrong with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from mmdms.errors import CheckpointError
+
+
+def is_remote(checkpoint: str) -> bool:
+    """Whether mmengine would download the checkpoint: ``https://...``, ``torchvision://...``."""
+    return '://' in checkpoint
+
+
+def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
+    """Load a checkpoint to the CPU.
+
+    Returns:
+        dict: The checkpoint; its weights are under ``'state_dict'``, also
+        where the file is a bare state dict.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be read, or it holds
+            no weights.
+    """
+    checkpoint = str(checkpoint)
+    if not is_remote(checkpoint) and not Path(checkpoint).is_file():
+        raise CheckpointError(f'no checkpoint at {checkpoint!r}: give the path of a .pth file that training saved')
+    try:
+        content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+    except Exception as error:  # unpickling bytes that are no checkpoint can raise anything
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} cannot be read, it may be truncated or no checkpoint at all: '
+            f'{type(error).__name__}: {error}'
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get('state_dict'), Mapping):
+        return dict(content)
+    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return {'state_dict': dict(content)}
+    raise CheckpointError(f'checkpoint {checkpoint!r} holds no state dict: give a .pth file that training saved')
+
+
+def check_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Any], checkpoint: str | Path) -> None:
+    """Raise ``CheckpointError`` unless ``state_dict`` gives every parameter and buffer of ``model`` its value.
+
+    mmengine loads what fits and warns about the rest, which leaves the rest
+    random. Entries that the model does not have are left to its warning.
+    """
+    # Checkpoints of models wrapped for distributed training carry this prefix; mmengine strips it too.
+    shapes = {key.removeprefix('module.'): shape for key, shape in _shapes(state_dict).items()}
+    own = _shapes(model.state_dict())
+    missing = [key for key in own if key not in shapes]
+    differing = [key for key in own if key in shapes and own[key] != shapes[key]]
+    if not missing and not differing:
+        return
+    if missing:
+        example = f'it lacks {missing[0]!r}'
+    else:
+        key = differing[0]
+        example = f'its {key!r} has shape {shapes[key]}, the model wants {own[key]}'
+    raise CheckpointError(
+        f'checkpoint {str(checkpoint)!r} is of another architecture than the config: '
+        f'{len(missing) + len(differing)} of {len(own)} tensors do not fit ({example}); '
+        'give the config that it was trained with'
+    )
+
+
+def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor; what else a module may keep in its state has none."""
+    return {key: tuple(value.shape) for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
