@@ -1,0 +1,55 @@
+"""The launch scripts: two processes on the CPU (or on two GPUs), and what Slurm would be asked."""
+
+import json
+import os
+import socket
+import stat
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def port(monkeypatch):
+    """A free port, so that test runs on one machine do not meet."""
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        monkeypatch.setenv('PORT', str(sock.getsockname()[1]))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason='NCCL wants a GPU for each process')
+def test_train_and_test_in_two_processes(run_tool, port, digits_config, tiny, tmp_path):
+    arguments = ['--work-dir', tmp_path, *tiny]
+    log = run_tool('dist_train.sh', digits_config, 2, *arguments, cwd=tmp_path)
+    # 48 images in batches of 16 are 3 iterations for one process, 2 for each of two.
+    assert '[1][2/2]' in log and '[1][3/3]' not in log
+    if not torch.cuda.is_available():
+        assert 'No GPU found: running 2 processes on the CPU, with the gloo backend.' in log
+    checkpoint = tmp_path / 'epoch_1.pth'
+
+    metrics = []
+    for name, processes in (('dist_test.sh', [2]), ('test.py', [])):
+        out = tmp_path / f'{name}.json'
+        arguments = ['--work-dir', tmp_path, '--out', out, '--out-item', 'metrics', *tiny]
+        run_tool(name, digits_config, checkpoint, *processes, *arguments, cwd=tmp_path)
+        metrics.append(json.loads(out.read_text()))
+    # 61 images do not divide by two: those repeated to fill up must not count.
+    assert metrics[0] == pytest.approx(metrics[1])
+
+
+def test_slurm(run_tool, monkeypatch, tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    monkeypatch.setenv('GPUS', '4')
+    said = run_tool(
+        'slurm_train.sh', 'part', 'job', 'c.py', 'out', '--cfg-options', 'a=b c', cwd=tmp_path
+    ).splitlines()
+    assert {'--partition=part', '--job-name=job', '--ntasks=4', '--gres=gpu:4'} <= set(said)
+    assert said[-7:] == ['c.py', '--work-dir', 'out', '--launcher', 'slurm', '--cfg-options', 'a=b c']
+
+
+@pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_too_few_arguments(run_tool, name, tmp_path):
+    assert run_tool(name, 'c.py', cwd=tmp_path, status=2).startswith('usage: bash')
