@@ -173,7 +173,7 @@ class Layout:
         return widths
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def get_layout(name):
     """The layout of a network, built once."""
     return Layout(name)

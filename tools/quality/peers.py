@@ -52,7 +52,7 @@ class Pruner:
 
     def global_widths(self, scores, fraction):
         """Widths that keep the channels that score highest anywhere, one per unit at least, within the budget."""
-        widths = {unit: 1 for unit in scores}
+        widths = dict.fromkeys(scores, 1)
         limit = self.layout.target(fraction)
         rest = [(score, unit) for unit in scores for score in scores[unit].sort(descending=True).values[1:].tolist()]
         for _, unit in sorted(rest, reverse=True):

@@ -16,9 +16,7 @@ MOMENTUM = 0.9
 
 def make_optimizer(parameters, lr):
     """Nesterov SGD with momentum 0.9 and weight decay 5e-4."""
-    return torch.optim.SGD(
-        parameters, lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY, fused=True
-    )
+    return torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def make_schedule(optimizer, lr, steps):
