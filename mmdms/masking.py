@@ -156,8 +156,8 @@ def remove_masks(model: nn.Module) -> None:
             for key in [k for k in module.__dict__ if k.startswith(_PREFIX)]:
                 del module.__dict__[key]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [k for k, hook in hooks.items() if isinstance(hook, (BlockGate, MaskRefresh))]:
-                del hooks[key]
+            for handle in [h for h, hook in hooks.items() if isinstance(hook, (BlockGate, MaskRefresh))]:
+                del hooks[handle]
 
 
 def without_masks(model: nn.Module) -> nn.Module:

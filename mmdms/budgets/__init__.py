@@ -1,0 +1,1 @@
+"""Budgets: cost tables, projection of keep ratios, and the final fit."""

@@ -25,7 +25,13 @@ class CostTable:
     """
 
     def __init__(self, fixed: Tensor, per_unit: Tensor, coefficients: Tensor, rows: Tensor, gates: Tensor) -> None:
-        self.fixed, self.per_unit, self.coefficients, self.rows, self.gates = fixed, per_unit, coefficients, rows, gates
+        self.fixed, self.per_unit, self.coefficients, self.rows, self.gates = (
+            fixed,
+            per_unit,
+            coefficients,
+            rows,
+            gates,
+        )
 
     def __call__(self, counts: Tensor, mask: Tensor) -> Tensor:
         """Cost, a scalar, differentiable in both arguments.

@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..models.algorithms.dms import DMSAlgorithm
 from ..masking import without_masks
+from ..models.algorithms.dms import DMSAlgorithm
 from ..utils.architecture import tensor_forward
 from .parity import check_parity
 from .slim import removed_blocks, slim

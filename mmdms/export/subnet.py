@@ -56,12 +56,16 @@ def build_subnet(
     return model
 
 
-def subnet_config(architecture: dict[str, Any], supernet: nn.Module, subnet: nn.Module, removed: Sequence[str]) -> dict[str, Any]:
+def subnet_config(
+    architecture: dict[str, Any], supernet: nn.Module, subnet: nn.Module, removed: Sequence[str]
+) -> dict[str, Any]:
     """Config from which :func:`build_subnet` builds ``subnet``, sliced from ``supernet``."""
     before = {**dict(supernet.named_parameters()), **dict(supernet.named_buffers())}
     after = {**dict(subnet.named_parameters()), **dict(subnet.named_buffers())}
     shapes = {name: list(t.shape) for name, t in after.items() if t.shape != before[name].shape}
-    return dict(type='mmdms.Subnet', architecture=without_pretrained(architecture), shapes=shapes, removed=list(removed))
+    return dict(
+        type='mmdms.Subnet', architecture=without_pretrained(architecture), shapes=shapes, removed=list(removed)
+    )
 
 
 def without_pretrained(config: Any) -> Any:

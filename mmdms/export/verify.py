@@ -78,7 +78,9 @@ class Verifier:
         try:
             parity = check_parity(self.model, self.space, structure, self.inputs, self.forward, prepared=True)
         except Exception as error:  # a forward with sizes of its own may raise anything
-            self.last_problem = f'the sliced network does not run: {type(error).__name__}: {str(error).splitlines()[0]}'
+            self.last_problem = (
+                f'the sliced network does not run: {type(error).__name__}: {str(error).splitlines()[0]}'
+            )
             return self.last_problem
         if parity.holds:
             return None

@@ -1,0 +1,1 @@
+"""Pure functions: soft and hard top-k, ranking, importance."""

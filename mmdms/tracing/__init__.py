@@ -1,0 +1,1 @@
+"""Follow every channel element through a network, and build its search space."""

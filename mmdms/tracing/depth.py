@@ -56,5 +56,9 @@ def _inside(module: str, block: str) -> bool:
 def _same_elements(block: BlockCall, classes: np.ndarray) -> bool:
     before, after = compact(block.input_labels), compact(block.output_labels)
     if before.shape != after.shape:
-        return bool(np.array_equal(classes[before.expand(block.input_labels.shape)], classes[after.expand(block.output_labels.shape)]))
+        return bool(
+            np.array_equal(
+                classes[before.expand(block.input_labels.shape)], classes[after.expand(block.output_labels.shape)]
+            )
+        )
     return bool(np.array_equal(classes[before.numpy()], classes[after.numpy()]))

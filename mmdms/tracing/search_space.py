@@ -63,12 +63,18 @@ class SearchSpace:
     @property
     def unit_of_element(self) -> Tensor:
         """Index of the unit of every element, shape (elements,)."""
-        return torch.repeat_interleave(torch.arange(len(self.units)), torch.tensor([u.total for u in self.units], dtype=torch.long))
+        return torch.repeat_interleave(
+            torch.arange(len(self.units)), torch.tensor([u.total for u in self.units], dtype=torch.long)
+        )
 
     def mask(self, structure: Structure) -> Tensor:
         """Boolean mask over all elements, shape (elements,), of a structure of this space."""
         structure.check(self.units)
-        return torch.cat([torch.from_numpy(structure.mask(u.name)) for u in self.units]) if self.units else torch.zeros(0, dtype=torch.bool)
+        return (
+            torch.cat([torch.from_numpy(structure.mask(u.name)) for u in self.units])
+            if self.units
+            else torch.zeros(0, dtype=torch.bool)
+        )
 
     def structure(self, mask: Tensor) -> Structure:
         """Structure that keeps the elements where ``mask`` (elements,) is true."""
@@ -84,7 +90,9 @@ class SearchSpace:
 
     def counts(self, mask: Tensor) -> Tensor:
         """Kept elements per unit, shape (units,), of a mask (elements,) of any number type."""
-        counts = torch.zeros(len(self.units), dtype=mask.dtype if mask.is_floating_point() else torch.float64, device=mask.device)
+        counts = torch.zeros(
+            len(self.units), dtype=mask.dtype if mask.is_floating_point() else torch.float64, device=mask.device
+        )
         return counts.index_add(0, self.unit_of_element.to(mask.device), mask.to(counts.dtype))
 
     def cost(self, metric: str, mask: Tensor) -> float:
@@ -100,7 +108,9 @@ class SearchSpace:
 class SearchSpaceBuilder:
     """Turns a trace into a search space."""
 
-    def __init__(self, model: nn.Module, trace: Trace, include: Iterable[str] = ('*',), exclude: Iterable[str] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, trace: Trace, include: Iterable[str] = ('*',), exclude: Iterable[str] = ()
+    ) -> None:
         self.model = model
         self.trace = trace
         self.patterns = Patterns(include, exclude)
@@ -130,7 +140,9 @@ class SearchSpaceBuilder:
         for member, index in element_of_class.items():
             element[member] = index
         axes = [
-            ParameterAxis(axis.parameter, axis.dim, axis.role, torch.from_numpy(element[self.classes[axis.labels.numpy()]]))
+            ParameterAxis(
+                axis.parameter, axis.dim, axis.role, torch.from_numpy(element[self.classes[axis.labels.numpy()]])
+            )
             for axis in self.trace.axes.values()
         ]
         axes = [axis for axis in axes if bool((axis.elements != FIXED).any())]
@@ -148,7 +160,11 @@ class SearchSpaceBuilder:
             varying = [d for d in range(classes.dim()) if bool((classes != classes.narrow(d, 0, 1)).any())]
             clash = any(axis.parameter == name for axis in self.trace.axes.values())
             if clash or len(varying) > 1:
-                why = 'is used both as a weight and elementwise' if clash else 'follows elements along several dimensions'
+                why = (
+                    'is used both as a weight and elementwise'
+                    if clash
+                    else 'follows elements along several dimensions'
+                )
                 store.freeze(labels, FreezeReason(module, f'parameter {name} {why}'))
                 self.trace.opaque.setdefault(name, FreezeReason(module, f'parameter {name} {why}'))
             elif varying:

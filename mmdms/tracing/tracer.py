@@ -382,4 +382,3 @@ def trace(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] |
     from . import rules  # noqa: F401  (registers the rules; they import this module)
 
     return Tracer(model).run(forward or model, inputs)
-

@@ -97,8 +97,8 @@ def _accept_plain_checkpoint(module: nn.Module, state: dict[str, Any], prefix: s
         return
     own = module.state_dict(keep_vars=True)
     for key in [key for key in state if key.startswith(prefix)]:
-        if f'architecture.{key[len(prefix):]}' in own:
-            state[f'{prefix}architecture.{key[len(prefix):]}'] = state.pop(key)
+        if f'architecture.{key[len(prefix) :]}' in own:
+            state[f'{prefix}architecture.{key[len(prefix) :]}'] = state.pop(key)
     for key, value in own.items():
         if key.startswith('mutator.'):
             state[prefix + key] = value

@@ -1,5 +1,6 @@
 """Mutators: how masks come about."""
 
+from .base import BaseMutator
 from .dms import DMSMutator
 
-__all__ = ['DMSMutator']
+__all__ = ['BaseMutator', 'DMSMutator']

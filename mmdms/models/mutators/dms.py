@@ -1,210 +1,160 @@
-"""Differentiable model scaling: learns keep ratios and masks a network with them."""
+"""Differentiable model scaling: one learnable keep ratio per unit."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from ...budgets.fit import check_budget, fit_to_budget, unit_divisors
-from ...engine.schedule import SearchSchedule
+from ...budgets.project import project_to_budget
 from ...errors import ConfigError
 from ...ops.importance import moving_average, taylor_importance
-from ...ops.topk import hard_mask, normalized_ranks, soft_mask, straight_through
+from ...ops.topk import hard_mask, normalized_ranks, soft_mask
 from ...registry import MUTATORS
-from ...structure import Structure
 from ...tracing.search_space import SearchSpace
-from ...masking import MaskRefresh, Masks
+from .base import BaseMutator
 
 SHARPNESS = {'channels': 1.0, 'depth': 4.0}
-"""``lambda`` of the soft mask (DMS, implementation details)."""
+"""``lambda`` of the soft mask by kind of unit (DMS)."""
 
 
 @MUTATORS.register_module()
-class DMSMutator(nn.Module):
-    """Searches width and depth by gradient descent on one keep ratio per unit.
+class DMSMutator(BaseMutator):
+    """Searches width and depth by gradient descent on keep ratios.
 
-    Use: :meth:`prepare` once, then in every step :meth:`set_progress`, a forward
-    of the network, and a backward of its loss plus :meth:`budget_loss`;
-    :meth:`attach` makes an optimizer step update importance too.
-    :meth:`structure` is the result.
+    In a hand-written loop: :meth:`prepare` and :meth:`attach` once, then
+    :meth:`set_progress` before every step; the network masks itself, and every
+    step of the optimizer moves the structure too. :meth:`structure` is the result.
+
+    The gradient of the task loss with respect to the masks gives both the
+    importance of elements and, through the soft top-k, the gradient of the keep
+    ratios. That gradient is scaled to unit root mean square, followed with
+    momentum, and the keep ratios are then brought onto the budget target of the
+    moment (see :func:`mmdms.budgets.project.project_to_budget`).
+
+    Args:
+        budget, schedule, divisor: see :class:`BaseMutator`.
+        structure_lr: keep ratio that a unit of average gradient moves per step (before momentum).
+        structure_momentum: in [0, 1).
+        importance_decay: of the moving average of Taylor importance, in [0, 1).
+
+    Raises:
+        ConfigError: for values out of range; the message names the key.
     """
+
+    keep_ratio: Tensor
+    velocity: Tensor
+    importance: Tensor
+    sharpness: Tensor
+    floor: Tensor
 
     def __init__(
         self,
         budget: dict[str, Any],
         schedule: dict[str, float] | None = None,
         divisor: int | str = 'auto',
+        structure_lr: float = 3e-3,
+        structure_momentum: float = 0.9,
         importance_decay: float = 0.99,
-        budget_weight: float = 1.0,
-        structure_lr: float = 1e-2,
-        forward_mask: str = 'hard',
-        normalize: str = 'norm',
-        project: bool = False,
     ) -> None:
-        super().__init__()
-        self.metric, self.target = budget['metric'], budget['target']
-        self.schedule = SearchSchedule(**(schedule or {}))
-        self.divisor = divisor
-        self.importance_decay = importance_decay
-        self.budget_weight = budget_weight
+        super().__init__(budget, schedule, divisor)
+        if structure_lr < 0:
+            raise ConfigError(f'mutator.structure_lr must not be negative, but it is {structure_lr!r}')
+        for name, value in (('structure_momentum', structure_momentum), ('importance_decay', importance_decay)):
+            if not 0 <= value < 1:
+                raise ConfigError(f'mutator.{name} must be in [0, 1), but it is {value!r}')
         self.structure_lr = structure_lr
-        self.forward_mask = forward_mask
-        self.normalize = normalize
-        self.project = project
-        self.progress = 0.0
-        self.attached = False
+        self.structure_momentum = structure_momentum
+        self.importance_decay = importance_decay
+        self.loss_scale = 1.0
+        self._gradient: Tensor | None = None  # of the task loss with respect to the masks, summed over micro-batches
 
     def prepare(self, model: nn.Module, space: SearchSpace) -> None:
-        check_budget(space, self.metric, self.target)
-        self.space = space
-        units = space.units
-        self.keep_ratio = nn.Parameter(torch.ones(len(units)))
+        """See :meth:`BaseMutator.prepare`."""
+        super().prepare(model, space)
+        self.register_buffer('keep_ratio', torch.ones(len(space.units)))
+        self.register_buffer('velocity', torch.zeros(len(space.units)))
         self.register_buffer('importance', torch.zeros(space.num_elements))
-        self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
-        self.register_buffer('final_mask', torch.ones(space.num_elements, dtype=torch.bool))
-        self.unit = space.unit_of_element
-        self.totals = torch.tensor([u.total for u in units])
-        self.minimum = torch.tensor([u.minimum for u in units])
-        self.sharpness = torch.tensor([SHARPNESS[u.kind] for u in units])
-        self.is_depth = torch.tensor([u.kind == 'depth' for u in units])
-        self.table = space.costs[self.metric]
-        self.full_cost = self._cost(torch.ones(space.num_elements)).item()
-        self.masks = Masks(model, space)
-        self._pending = None
-        self._ranks = None
-        self.__dict__['_model'] = model
-        model.register_forward_pre_hook(MaskRefresh(self._on_forward))
+        sharpness = torch.tensor([SHARPNESS[u.kind] for u in space.units])
+        self.register_buffer('sharpness', sharpness, persistent=False)
+        # Below half an element the hard mask would be empty: a channel unit keeps one.
+        self.register_buffer('floor', 0.5 * self.minimum / self.totals, persistent=False)
 
-    @property
-    def ranks(self):
-        if self._ranks is None:
-            self._ranks = normalized_ranks(self.importance, self.unit, self.totals)
-        return self._ranks
+    def attach(self, optimizer: Optimizer) -> None:
+        """Move the structure with every step of ``optimizer``.
 
-    def _cost(self, mask):
-        mask = mask.double()
-        return self.table(self.space.counts(mask), mask)
-
-    def set_progress(self, progress: float) -> None:
-        self.progress = progress
-        if self.schedule.phase(progress) == 'settle' and not self.settled:
-            mask = fit_to_budget(self.space, self.metric, self.target, self.keep_ratio.detach(), self.ranks, unit_divisors(self.space.units, self.divisor))
-            self.final_mask.copy_(mask)
-            self.settled.fill_(True)
-
-    def hard(self):
-        if self.settled:
-            return self.final_mask
-        return hard_mask(self.keep_ratio.detach(), self.ranks, self.unit, self.minimum, self.totals)
-
-    def soft(self):
-        return soft_mask(self.keep_ratio, self.ranks, self.unit, self.totals, self.sharpness)
-
-    def _on_forward(self):
-        self.refresh(self._model.training)
-
-    def refresh(self, training):
-        if self.settled or not training or not torch.is_grad_enabled():
-            self.masks.set(self.hard().float())
-            return
-        soft = self.soft()
-        if self.forward_mask == 'hard':
-            mask = straight_through(self.hard(), soft)
-        elif self.forward_mask == 'hardw':  # depth soft
-            mask = torch.where(self.is_depth[self.unit], soft, straight_through(self.hard(), soft))
-        else:
-            mask = soft * 1.0
-        self._soft = soft.detach()
-        mask.register_hook(self._collect)
-        self.masks.set(mask)
-
-    def _collect(self, grad):
-        self._pending = grad.detach().clone() if self._pending is None else self._pending + grad.detach()
-
-    def budget_loss(self) -> Tensor:
-        if self.settled:
-            return torch.zeros(())
-        target = self.schedule.target(self.target, self.progress)
-        soft = self.soft()
-        cost = self._cost(straight_through(self.hard(), soft)) / self.full_cost
-        self.soft_cost = cost.item()
-        if self.project:
-            return torch.zeros(())
-        return self.budget_weight * torch.relu(torch.log(cost / target)).float()
-
-    def attach(self, optimizer):
+        The keep ratios are no parameters of the optimizer: weight decay,
+        gradient clipping and schedules of the weights do not reach them, and a
+        step that is skipped (an overflow in mixed precision) moves neither.
+        """
+        optimizer.register_step_post_hook(self._on_step)
         self.attached = True
-        optimizer.add_param_group(dict(params=[self.keep_ratio], lr=self.structure_lr, weight_decay=0.0))
-        self.group = optimizer.param_groups[-1]
-        optimizer.register_step_pre_hook(self._before_step)
-        optimizer.register_step_post_hook(self._after_step)
 
-    def _before_step(self, *_):
-        self.group['lr'] = self.structure_lr
-        g = self.keep_ratio.grad
-        if g is None: return
-        if self.settled:
-            self.keep_ratio.grad = None
+    @torch.no_grad()
+    def update(self) -> None:
+        """One step of importance and keep ratios from the gradients of the last backward passes."""
+        gradient, self._gradient = self._gradient, None
+        if self.settled or gradient is None:
             return
-        if self.schedule.phase(self.progress) == 'refine':
-            g[self.is_depth] = 0
-        if self.normalize == 'norm':
-            g.div_(g.norm() / len(g) ** .5 + 1e-12)
-        self.grad_seen = g.clone()
+        gradient = gradient / self.loss_scale
+        if get_world_size() > 1:
+            all_reduce(gradient, op='mean')
+        if not torch.isfinite(gradient).all():
+            return
+        mask, slope = self._soft_mask_gradient(gradient)
+        self.importance.copy_(
+            moving_average(self.importance, taylor_importance(mask, gradient), self.importance_decay)
+        )
+        if self.phase == 'refine':
+            slope = slope.masked_fill(self.is_depth, 0.0)
+        slope = slope / slope.square().mean().sqrt().clamp(min=1e-12)
+        self.velocity.mul_(self.structure_momentum).add_(slope)
+        moved = torch.maximum(self.keep_ratio - self.structure_lr * self.velocity, self.floor).clamp(max=1.0)
+        self.keep_ratio.copy_(self._onto_budget(moved))
 
-    def _after_step(self, *_):
-        if self._pending is not None:
-            c = taylor_importance(self._soft, self._pending)
-            self.importance.copy_(moving_average(self.importance, c, self.importance_decay))
-            self._pending = None
-            self._ranks = None
-        with torch.no_grad():
-            if self.project and not self.settled:
-                self._project()
-            self.keep_ratio.clamp_(0., 1.)
-            low = (0.5 / self.totals) * (self.minimum > 0)
-            self.keep_ratio.copy_(torch.maximum(self.keep_ratio, low))
+    def _on_step(self, *_: Any) -> None:
+        self.update()
 
-    def _project(self):
-        """Move along the gradient of log cost so that soft cost meets target."""
-        target = self.schedule.target(self.target, self.progress)
-        for _ in range(5):
-            with torch.enable_grad():
-                a = self.keep_ratio.detach().clone().requires_grad_()
-                counts = (a * self.totals).double()
-                soft = soft_mask(a, self.ranks, self.unit, self.totals, self.sharpness)
-                logc = torch.log(self.table(counts, soft.double()) / self.full_cost / target)
-                g, = torch.autograd.grad(logc, a)
-            g = g.float()
-            if self.schedule.phase(self.progress) == 'refine':
-                g[self.is_depth] = 0
-            d = g * self.precond() 
-            self.keep_ratio -= (logc.item() / (g * d).sum().item()) * d
-            self.keep_ratio.clamp_(0.001, 1.)
+    def _onto_budget(self, keep_ratio: Tensor) -> Tensor:
+        ranks = self._ranks()
 
-    def precond(self):
-        return 1.0 if self.project is True else self.keep_ratio if self.project == 'mult' else 1.0
+        def log_cost(probe: Tensor) -> Tensor:
+            return torch.log(self.relative_cost(self._soft(probe, ranks)))
 
-    @property
-    def settled_cost(self):
-        return self._cost(self.final_mask).item() / self.full_cost if self.settled else None
+        movable = ~self.is_depth if self.phase == 'refine' else torch.ones_like(self.is_depth)
+        log_target = float(torch.log(torch.tensor(self.target_now, dtype=torch.float64)))
+        return project_to_budget(keep_ratio, log_cost, log_target, self.floor, movable.to(keep_ratio.dtype))
 
-    def losses(self):
-        loss = self.budget_loss()
-        t = lambda v: torch.tensor(float(v))
-        return dict(budget_loss=loss, soft_cost=t(self.settled_cost if self.settled else self.soft_cost), hard_cost=t(self._cost(self.hard()).item() / self.full_cost), target=t(self.schedule.target(self.target, self.progress)))
+    def _soft_mask_gradient(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Soft mask (elements,), and the gradient of the keep ratios (units,) from that of the masks."""
+        with torch.enable_grad():
+            probe = self.keep_ratio.clone().requires_grad_()
+            mask = self._soft(probe, self._ranks())
+            (slope,) = torch.autograd.grad(mask, probe, gradient)
+        return mask.detach(), slope
 
-    def describe(self):
-        return f'search space: {len(self.space.units)} units'
+    def _ranks(self) -> Tensor:
+        return normalized_ranks(self.importance, self.unit, self.totals)
 
-    def describe_settled(self):
-        return f'structure fixed at {self.settled_cost:.4f}'
+    def _soft(self, keep_ratio: Tensor, ranks: Tensor) -> Tensor:
+        return soft_mask(keep_ratio, ranks, self.unit, self.totals, self.sharpness)
 
-    def structure(self) -> Structure:
-        if not self.settled:
-            self.progress = 1.0
-            self.set_progress(1.0)
-        return self.space.structure(self.final_mask)
+    def _hard_mask(self) -> Tensor:
+        return hard_mask(self.keep_ratio, self._ranks(), self.unit, self.minimum, self.totals)
+
+    def _training_mask(self) -> Tensor:
+        mask = self._soft(self.keep_ratio, self._ranks()).detach().requires_grad_()
+        mask.register_hook(self._collect)
+        return mask
+
+    def _collect(self, gradient: Tensor) -> None:
+        self._gradient = gradient.detach() if self._gradient is None else self._gradient + gradient.detach()
+
+    def _soft_cost(self) -> Tensor:
+        return self.relative_cost(self._soft(self.keep_ratio, self._ranks()))
+
+    def _preference(self) -> tuple[Tensor, Tensor]:
+        return self.keep_ratio, self._ranks()

@@ -54,7 +54,9 @@ def join(t: Tracer, call: Call) -> Tensor:
     return torch.cat(parts, dim).expand(call.out.shape)
 
 
-@rule(aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d)
+@rule(
+    aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d
+)
 def pad(t: Tracer, call: Call) -> Tensor:
     """Padding along a dimension where labels are constant belongs to the channel that it pads."""
     labels = t.elementwise_labels(call.args[0])

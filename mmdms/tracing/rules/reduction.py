@@ -11,7 +11,18 @@ from ..tracer import Call, Tracer, rule
 aten = torch.ops.aten
 
 
-@rule(aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.var_mean, aten.max, aten.min, aten.linalg_vector_norm)
+@rule(
+    aten.mean,
+    aten.sum,
+    aten.amax,
+    aten.amin,
+    aten.var,
+    aten.std,
+    aten.var_mean,
+    aten.max,
+    aten.min,
+    aten.linalg_vector_norm,
+)
 def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
     """Reduction over dimensions along which labels are constant; over channels it freezes them."""
     x = call.args[0]

@@ -94,7 +94,7 @@ def _vector(t: Tracer, parameter: Tensor | None, labels: Tensor) -> None:
 def _contract(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (rows, in) times weight (in, out), where weight shows a parameter either way round."""
     view = t.parameters.view(weight)
-    known_in, known_out = (view.dims if view is not None else (None, None))
+    known_in, known_out = view.dims if view is not None else (None, None)
     if view is None:
         return _activations(t, call, x, weight, bias)
     dims = {0, 1} - {known_in, known_out}

@@ -1,0 +1,115 @@
+"""What ``tools/search_space.py`` does: survey a network and print what could be searched."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from tabulate import tabulate
+
+from ..api import build_search_space
+from ..errors import ConfigError
+from ..export.parity import check_parity
+from ..export.slim import slim
+from ..export.subnet import without_pretrained
+from ..export.verify import random_structure
+from ..utils.architecture import build_architecture, check_input_shape, tensor_forward
+from ..utils.config import check_model_types, require_keys
+from ..utils.input_shape import infer_input_shape
+
+
+def survey(
+    config: Config,
+    input_shape: list[int] | None = None,
+    ratio: float | None = None,
+    seed: int = 0,
+    json_file: str | None = None,
+) -> dict[str, Any]:
+    """Trace and verify the network of a config, and print its units.
+
+    Args:
+        config: an ordinary config, or that of a search.
+        input_shape: ``[channels, height, width]``; found in the config if None.
+        ratio: keep this share of every unit at random, slice for real, compare.
+        seed: of that structure.
+        json_file: where to write the result as JSON too.
+
+    Returns:
+        The result, with the keys that DESIGN.md section 6 lists.
+
+    Raises:
+        ConfigError: for input that cannot be used.
+    """
+    if ratio is not None and not 0 <= ratio <= 1:
+        raise ConfigError(f'--random-prune must be a share in [0, 1], but it is {ratio}')
+    require_keys(config, ['model'], 'trace')
+    shape = check_input_shape(input_shape or infer_input_shape(config))
+    model_config = without_pretrained(config.model)
+    searched = 'mutator' in model_config
+    init_default_scope(config.get('default_scope') or 'mmengine')
+    check_model_types(config)
+    architecture = model_config['architecture'] if searched else model_config
+    model = build_architecture(architecture, config.get('data_preprocessor'))
+    inputs = (torch.rand(1, *shape),)
+    patterns = {key: model_config[key] for key in ('include', 'exclude') if searched and key in model_config}
+    begin = time.perf_counter()
+    space = build_search_space(model, inputs, forward=tensor_forward, **patterns)
+    seconds = time.perf_counter() - begin
+
+    result: dict[str, Any] = dict(
+        units=[dict(name=u.name, kind=u.kind, total=u.total) for u in space.units],
+        elements=space.num_elements,
+        depth_units=sum(u.kind == 'depth' for u in space.units),
+        trace_seconds=seconds,
+        frozen=[dict(module=f.module, reason=f.reason, elements=f.elements) for f in space.frozen],
+        prunable_flops_fraction=space.prunable_fraction('flops'),
+        flops=int(space.cost('flops', torch.ones(space.num_elements))),
+        params=sum(p.numel() for p in model.parameters()),
+        input_shape=list(shape),
+    )
+    if ratio is not None:
+        structure = random_structure(space, ratio, seed)
+        subnet = slim(model, space, structure)
+        parity = check_parity(model, space, structure, inputs, tensor_forward)
+        result['supernet'] = dict(flops=result['flops'], params=result['params'])
+        result['flops'] = int(space.cost('flops', space.mask(structure)))
+        result['params'] = sum(p.numel() for p in subnet.parameters())
+        result['parity'] = parity.to_dict()
+        for row, kept in zip(result['units'], structure.report(), strict=True):
+            row['kept'] = kept['kept']
+    _print(result)
+    if json_file is not None:
+        Path(json_file).write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    return result
+
+
+def _print(result: dict[str, Any]) -> None:
+    units = result['units']
+    print(tabulate([list(row.values()) for row in units], headers=list(units[0]) if units else []))
+    if result['frozen']:
+        rows = [[f['module'] or '(network)', f['elements'], f['reason']] for f in result['frozen']]
+        print()
+        print(tabulate(rows, headers=['frozen at', 'elements', 'reason']))
+    print()
+    print(f'input {"x".join(map(str, result["input_shape"]))}: {_size(result.get("supernet", result))}')
+    print(
+        f'{len(units)} units ({result["depth_units"]} of depth), {result["elements"]} elements; '
+        f'{result["prunable_flops_fraction"]:.1%} of the FLOPs can be removed; '
+        f'traced and verified in {result["trace_seconds"]:.1f} s'
+    )
+    if 'parity' in result:
+        parity = result['parity']
+        print(f'pruned at random: {_size(result)}')
+        print(
+            'sliced and masked network differ by '
+            f'{parity["max_abs_diff"]:.3g}, with outputs up to {parity["max_abs_output"]:.3g}'
+        )
+
+
+def _size(figures: dict[str, Any]) -> str:
+    return f'{figures["flops"] / 1e9:.3f} G multiply-accumulates, {figures["params"] / 1e6:.3f} M parameters'

@@ -1,0 +1,48 @@
+"""Optimizer constructor: the structure learns beside the weights, at its own constant rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
+from torch import nn
+
+from ..errors import ConfigError
+from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class DMSOptimWrapperConstructor:
+    """Builds the optimizer of the weights as usual and has the structure move with its steps.
+
+    The keep ratios are moved by the mutator, at its constant ``structure_lr``
+    and without weight decay. They are in no group of the optimizer, so no
+    schedule, decay or clipping of the weights can reach them.
+
+    Args:
+        optim_wrapper_cfg: as of any constructor; its key ``base_constructor``
+            names the constructor that groups the weights
+            (``'DefaultOptimWrapperConstructor'``).
+        paramwise_cfg: passed on to it.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        config = dict(optim_wrapper_cfg)
+        base = config.pop('base_constructor', 'DefaultOptimWrapperConstructor')
+        self._base = MMENGINE_CONSTRUCTORS.build(
+            dict(type=base, optim_wrapper_cfg=config, paramwise_cfg=paramwise_cfg)
+        )
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper of a :class:`mmdms.models.DMSAlgorithm`."""
+        algorithm: Any = model.module if is_model_wrapper(model) else model
+        if not hasattr(algorithm, 'mutator'):
+            raise ConfigError(
+                f'DMSOptimWrapperConstructor needs a model with a mutator, got {type(algorithm).__name__}: '
+                'remove optim_wrapper.constructor to train an ordinary model'
+            )
+        optim_wrapper = self._base(algorithm.architecture)
+        algorithm.mutator.attach(optim_wrapper.optimizer)
+        return optim_wrapper

@@ -1,0 +1,172 @@
+"""What every mutator does: hold masks on a network and end with a structure that meets the budget."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...budgets.fit import check_budget, fit_to_budget, unit_divisors
+from ...engine.schedule import SearchSchedule
+from ...errors import ConfigError
+from ...masking import MaskRefresh, Masks
+from ...structure import Structure
+from ...tracing.search_space import SearchSpace
+
+
+class BaseMutator(nn.Module):
+    """Masks a network during a search.
+
+    The network itself is not changed by the caller's leave: its parameters keep
+    their names, and masks follow every forward pass (soft or hard while it
+    trains, hard in evaluation).
+
+    Args:
+        budget: ``dict(metric='flops' | 'params', target=share)``: the subnet
+            costs at most ``target``, in (0, 1], of the supernet.
+        schedule: arguments of :class:`mmdms.engine.SearchSchedule`.
+        divisor: widths are rounded to multiples of it; ``'auto'`` is 8 where widths allow.
+
+    Raises:
+        ConfigError: for values out of range; the message names the key.
+    """
+
+    settled: Tensor
+    final_mask: Tensor
+    unit: Tensor
+    totals: Tensor
+    minimum: Tensor
+    is_depth: Tensor
+
+    def __init__(
+        self, budget: dict[str, Any], schedule: dict[str, float] | None = None, divisor: int | str = 'auto'
+    ) -> None:
+        super().__init__()
+        if not isinstance(budget, dict) or set(budget) != {'metric', 'target'}:
+            raise ConfigError(f"mutator.budget must be dict(metric='flops', target=0.5), but it is {budget!r}")
+        self.metric: str = budget['metric']
+        self.target: float = budget['target']
+        self.schedule = SearchSchedule(**(schedule or {}))
+        self.divisor = divisor
+        self.progress = 0.0
+        self.attached = False
+
+    def prepare(self, model: nn.Module, space: SearchSpace) -> None:
+        """Install masks on ``model``.
+
+        Args:
+            model: the network that ``space`` was built from.
+            space: what may be removed from it.
+
+        Raises:
+            ConfigError, BudgetError: if the budget cannot be met in this space.
+        """
+        check_budget(space, self.metric, self.target)
+        if not space.units:
+            raise ConfigError('there is nothing to search: every element of the network is frozen or left out')
+        self.space = space
+        self.divisors = unit_divisors(space.units, self.divisor)
+        self.masks = Masks(model, space)
+        self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
+        self.register_buffer('final_mask', torch.ones(space.num_elements, dtype=torch.bool))
+        units = space.units
+        for name, value in dict(
+            unit=space.unit_of_element,
+            totals=torch.tensor([u.total for u in units]),
+            minimum=torch.tensor([u.minimum for u in units]),
+            is_depth=torch.tensor([u.kind == 'depth' for u in units]),
+        ).items():
+            self.register_buffer(name, value, persistent=False)
+        self._table = space.costs[self.metric]
+        self._full_cost = space.cost(self.metric, torch.ones(space.num_elements))
+        # In __dict__: the network is no part of the mutator's own state.
+        self.__dict__['_model'] = model
+        model.register_forward_pre_hook(MaskRefresh(self._refresh))
+
+    @property
+    def target_now(self) -> float:
+        """Share of the cost that the search should have reached by now."""
+        return self.schedule.target(self.target, self.progress)
+
+    @property
+    def phase(self) -> str:
+        """``'shrink'``, ``'refine'`` or ``'settle'``."""
+        return self.schedule.phase(self.progress)
+
+    def set_progress(self, progress: float) -> None:
+        """State how much of the search is done, in [0, 1]; call it before every step.
+
+        Entering the settle phase fixes the structure, on the budget and rounded
+        to the divisor; what trains from then on is exactly what is exported.
+        """
+        if not 0 <= progress <= 1:
+            raise ConfigError(f'progress must be in [0, 1], but it is {progress!r}')
+        self.progress = progress
+        if self.phase == 'settle' and not self.settled:
+            self.final_mask.copy_(self._fitted())
+            self.settled.fill_(True)
+
+    def hard_mask(self) -> Tensor:
+        """Elements that stay as things are, boolean, shape (elements,)."""
+        return self.final_mask if self.settled else self._hard_mask()
+
+    def structure(self) -> Structure:
+        """The structure of the subnet: as fixed, or what would be fixed now."""
+        return self.space.structure(self.final_mask if self.settled else self._fitted())
+
+    def relative_cost(self, mask: Tensor) -> Tensor:
+        """Share of the supernet's cost of masks (elements,), hard or soft; differentiable."""
+        mask = mask.to(torch.float64)
+        table = self._table = self._table.to(mask.device)
+        return table(self.space.counts(mask), mask) / self._full_cost
+
+    @torch.no_grad()
+    def losses(self) -> dict[str, Tensor]:
+        """For the log: the budget loss ``max(0, log(cost / target))`` and the costs behind it."""
+        hard = self.relative_cost(self.hard_mask())
+        soft = hard if self.settled else self._soft_cost()
+        target = torch.tensor(self.target_now, dtype=torch.float64, device=soft.device)
+        loss = torch.relu(torch.log(soft / target))
+        return dict(budget_loss=loss, soft_cost=soft, hard_cost=hard, target=target)
+
+    def describe(self) -> str:
+        """One line about the search."""
+        units = self.space.units
+        depth = sum(unit.kind == 'depth' for unit in units)
+        return (
+            f'search space: {len(units)} units ({depth} of depth), {self.space.num_elements} elements; '
+            f'{self.metric} from {self._full_cost:,.0f} to {self.target:g} of it; '
+            f'{len(self.space.frozen)} frozen parts'
+        )
+
+    def describe_structure(self) -> str:
+        """One line about the structure that was fixed."""
+        achieved = float(self.relative_cost(self.final_mask))
+        return f'structure fixed: {self.metric} at {achieved:.4f} of the supernet, target {self.target:g}'
+
+    @abstractmethod
+    def _hard_mask(self) -> Tensor:
+        """Current hard mask while nothing is settled."""
+
+    @abstractmethod
+    def _training_mask(self) -> Tensor:
+        """Mask of a training step, with whatever gradients are wanted."""
+
+    @abstractmethod
+    def _preference(self) -> tuple[Tensor, Tensor]:
+        """Searched keep ratio per unit and rank per element, from which a structure is fixed."""
+
+    def _soft_cost(self) -> Tensor:
+        return self.relative_cost(self._hard_mask())
+
+    def _fitted(self) -> Tensor:
+        keep_ratio, ranks = self._preference()
+        return fit_to_budget(self.space, self.metric, self.target, keep_ratio, ranks, self.divisors)
+
+    def _refresh(self) -> None:
+        """Set the masks of the forward pass that begins."""
+        model: nn.Module = self.__dict__['_model']
+        searching = model.training and torch.is_grad_enabled() and not self.settled
+        self.masks.set(self._training_mask() if searching else self.hard_mask().to(torch.float32))

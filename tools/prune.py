@@ -1,0 +1,41 @@
+"""Export what a search found: a config and a checkpoint that standard tools retrain, test and deploy.
+
+Example:
+    python tools/prune.py configs/dms/dms_resnet50_8xb32_in1k.py work_dirs/dms/epoch_30.pth --out-dir pruned
+    python tools/train.py pruned/config.py
+"""
+
+import argparse
+
+from mmdms.commands.prune import prune
+from mmdms.utils.cli import add_cfg_options, run_cli
+from mmdms.utils.config import load_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Command line arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config of the search')
+    parser.add_argument('checkpoint', help='checkpoint that the search saved')
+    parser.add_argument(
+        '--out-dir', required=True, help='folder for config.py, checkpoint.pth, subnet.json, report.json'
+    )
+    parser.add_argument(
+        '--init',
+        choices=['inherit', 'scratch'],
+        default='inherit',
+        help='whether the written config starts from the sliced weights or from new ones (default: inherit)',
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace the export that --out-dir holds')
+    add_cfg_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the export."""
+    args = parse_args()
+    prune(load_config(args.config, args.cfg_options), args.checkpoint, args.out_dir, args.init, args.overwrite)
+
+
+if __name__ == '__main__':
+    run_cli(main)
