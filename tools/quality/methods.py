@@ -14,7 +14,7 @@ from torch import nn
 
 from . import peers
 from .layout import get_layout
-from .training import FINETUNE_LR, batches, channels_last, make_optimizer
+from .training import FINETUNE_LR, make_optimizer, ready_to_train, train_stream
 
 METHODS = {}
 TAYLOR_STAGES = 5
@@ -119,11 +119,11 @@ def magnitude(cell):
 
 
 def _taylor(cell, settle_steps):
-    model, stream = channels_last(cell.pretrained()).train(), batches(cell.stream_seed('search'))
+    model, stream = ready_to_train(cell.pretrained()), train_stream(cell.stream_seed('search'))
     for stage in range(1, TAYLOR_STAGES + 1):
         peers.accumulate_gradients(model, stream, TAYLOR_BATCHES)
         peers.prune_global(cell.network, model, 'taylor', cell.target ** (stage / TAYLOR_STAGES))
-        channels_last(model).train()
+        ready_to_train(model)
         peers.settle(model, make_optimizer(model.parameters(), TAYLOR_LR), stream, settle_steps)
     return Found(model, steps=TAYLOR_STAGES * (TAYLOR_BATCHES + settle_steps))
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from .methods import Found, register
 from .networks import build_network, example_input
-from .training import FINETUNE_LR, TRAIN_LR, batches, channels_last, evaluate, make_optimizer, make_schedule
+from .training import FINETUNE_LR, TRAIN_LR, evaluate, make_optimizer, make_schedule, ready_to_train, train_stream
 
 #: Arguments of ``DMSMutator`` for every search of the benchmark: its defaults, but widths need not be multiples of 8.
 MUTATOR = dict(divisor=1)
@@ -32,11 +32,11 @@ def search(cell, model, steps, lr, **mutator_args):
     space = build_search_space(model, example_input())
     mutator = DMSMutator(budget=dict(metric='flops', target=cell.target), **{**MUTATOR, **mutator_args})
     mutator.prepare(model, space)
-    channels_last(model).train()
+    ready_to_train(model)
     optimizer = make_optimizer(model.parameters(), lr)
     schedule = make_schedule(optimizer, lr, steps)
     mutator.attach(optimizer)
-    stream = batches(cell.stream_seed('search'))
+    stream = train_stream(cell.stream_seed('search'))
     for step in range(steps):
         mutator.set_progress(step / steps)
         x, y = next(stream)

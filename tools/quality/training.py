@@ -24,16 +24,24 @@ def make_schedule(optimizer, lr, steps):
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), cycle_momentum=False)
 
 
-def channels_last(tensor_or_module):
-    """The memory format that is fastest on CPU: 0.8 of the time for the ResNet, 0.55 for the MobileNet."""
-    if isinstance(tensor_or_module, torch.nn.Module):
-        return tensor_or_module.to(memory_format=torch.channels_last)
-    return tensor_or_module.contiguous(memory_format=torch.channels_last)
+def memory_format(model):
+    """The memory format in which a network is fastest on CPU.
+
+    Channels last takes 0.8 of the time for the whole ResNet and 0.7 for the
+    whole MobileNet, but 1.5 for networks of odd widths, whose norms are slow in it.
+    """
+    even = all(module.out_channels % 8 == 0 for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    return torch.channels_last if even else torch.contiguous_format
 
 
-def batches(seed):
-    """The training batches of a seed, ready for the networks."""
-    return ((channels_last(x), y) for x, y in TrainStream(seed, BATCH_SIZE))
+def ready_to_train(model):
+    """Put a network in training mode and in its memory format, in place; batches need no format of their own."""
+    return model.to(memory_format=memory_format(model)).train()
+
+
+def train_stream(seed):
+    """The training batches of a seed."""
+    return TrainStream(seed, BATCH_SIZE)
 
 
 def train(model, steps, seed, lr=TRAIN_LR):
@@ -49,10 +57,10 @@ def train(model, steps, seed, lr=TRAIN_LR):
         tuple[float, float]: Test accuracy in percent and the seconds that the
         training took.
     """
-    channels_last(model).train()
+    ready_to_train(model)
     optimizer = make_optimizer(model.parameters(), lr)
     schedule = make_schedule(optimizer, lr, steps)
-    stream = batches(seed)
+    stream = train_stream(seed)
     start = time.perf_counter()
     for _ in range(steps):
         x, y = next(stream)
@@ -73,6 +81,6 @@ def evaluate(model, batch_size=250):
     images, labels = test_canvases()
     correct = 0
     for x, y in zip(images.split(batch_size), labels.split(batch_size)):
-        correct += (model(channels_last(x)).argmax(1) == y).sum().item()
+        correct += (model(x).argmax(1) == y).sum().item()
     model.train(training)
     return 100 * correct / len(labels)
