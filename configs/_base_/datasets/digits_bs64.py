@@ -5,6 +5,8 @@ train_dataloader = dict(
     batch_size=64,
     # The images lie in memory: passing them between processes costs more than cropping them.
     num_workers=0,
+    # mmpretrain's own scripts would ask for persistent workers, which torch refuses where there are none.
+    persistent_workers=False,
     dataset=dict(
         type='mmdms.DigitsDataset',
         split='train',
@@ -15,6 +17,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=200,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(type='mmdms.DigitsDataset', split='test', pipeline=[dict(type='PackInputs')]),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
