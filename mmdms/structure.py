@@ -49,6 +49,8 @@ class Structure:
 
     def __init__(self, units: Sequence[UnitInfo], kept: Sequence[Sequence[int]]) -> None:
         self.units = list(units)
+        if len({u.name for u in units}) != len(units):
+            raise StructureError('the structure names a unit twice')
         self.kept = {unit.name: sorted(indices) for unit, indices in zip(units, kept, strict=True)}
         for unit in self.units:
             _check_indices(unit, self.kept[unit.name])
@@ -104,8 +106,6 @@ class Structure:
             kept = [[int(i) for i in row['kept']] for row in data['units']]
         except (KeyError, TypeError, ValueError) as error:
             raise StructureError(f'the structure is damaged: {type(error).__name__}: {error}') from error
-        if len({u.name for u in units}) != len(units):
-            raise StructureError('the structure names a unit twice')
         return cls(units, kept)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from ..errors import BudgetError, ConfigError
 from ..structure import UnitInfo
 from ..tracing.search_space import SearchSpace
+
+SWAP_GAP = 0.002
+"""A structure within this share below the budget is close enough."""
 
 MAX_DIVISOR = 8
 """Widths that are multiples of 8 run at full speed on most hardware."""
@@ -54,7 +58,7 @@ def check_budget(space: SearchSpace, metric: str, target: float) -> None:
     if target < lowest:
         raise BudgetError(
             f'budget target {target:g} of {metric} is out of reach: with everything removable removed '
-            f'the network still costs {lowest:.4f} of the supernet; ask for at least that'
+            f'the network still costs {ceil(lowest * 1e4) / 1e4:.4f} of the supernet; ask for at least that'
         )
 
 
@@ -122,7 +126,7 @@ class _Fitter:
             scaled = self._largest(lambda s: self._round(s * self.wanted))
         if scaled is None:
             scaled = (0.0, self.minimum)
-        return self._fill(*scaled)
+        return self._swap(self._fill(*scaled))
 
     def _round(self, counts: Tensor) -> Tensor:
         step = torch.where(self.depth, torch.ones_like(self.step), self.step)
@@ -149,12 +153,36 @@ class _Fitter:
         while True:
             lack = (scale * self.wanted - counts) / self.step
             for unit in torch.argsort(lack, descending=True).tolist():
-                if self.depth[unit] or counts[unit] >= self.total[unit]:
-                    continue
-                trial = counts.clone()
-                trial[unit] = min(counts[unit] + self.step[unit], self.total[unit])
-                if self.cost(trial) <= self.limit:
+                trial = None if self.depth[unit] else self._moved(counts, unit, 1)
+                if trial is not None and self.cost(trial) <= self.limit:
                     counts = trial
                     break
             else:
                 return counts
+
+    def _swap(self, counts: Tensor) -> Tensor:
+        """Close a gap that no single step fits in: take a step from one unit and give one to another."""
+        cost = self.cost(counts)
+        while cost < (1 - SWAP_GAP) * self.limit:
+            widths = [unit for unit in range(len(counts)) if not self.depth[unit]]
+            taken = [(unit, lower) for unit in widths if (lower := self._moved(counts, unit, -1)) is not None]
+            trials = [self._moved(lower, other, 1) for unit, lower in taken for other in widths if other != unit]
+            costs = [(self.cost(trial), trial) for trial in trials if trial is not None]
+            fitting = [pair for pair in costs if cost < pair[0] <= self.limit]
+            if not fitting:
+                break
+            cost, counts = max(fitting, key=lambda pair: pair[0])
+        return counts
+
+    def _moved(self, counts: Tensor, unit: int, steps: int) -> Tensor | None:
+        """Counts with one unit moved by some steps of its divisor; None if it cannot move."""
+        step = self.step[unit]
+        value = counts[unit] + steps * step
+        if steps < 0 and counts[unit] == self.total[unit]:  # the whole unit need not be a multiple
+            value = (torch.ceil(self.total[unit] / step) - 1) * step
+        value = value.clamp(max=self.total[unit])
+        if value == counts[unit] or value < torch.minimum(step, self.total[unit]):
+            return None
+        moved = counts.clone()
+        moved[unit] = value
+        return moved

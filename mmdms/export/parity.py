@@ -38,10 +38,11 @@ class Parity:
 
 
 def prepare_for_parity(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A float64 copy in evaluation mode whose norms are randomised.
+    """A float64 copy in evaluation mode whose norms and constant parameters are randomised.
 
     A trained or freshly built norm can hide an error: with a zero scale, or a
-    zero shift, a channel that was dropped by mistake would pass unnoticed.
+    zero shift, a channel that was dropped by mistake would pass unnoticed. So
+    would all channels behind a layer whose weight starts at zero.
     """
     model = copy.deepcopy(model).cpu().double().eval()
     generator = torch.Generator().manual_seed(seed)
@@ -52,6 +53,15 @@ def prepare_for_parity(model: nn.Module, seed: int = 0) -> nn.Module:
                     low, high = (0.5, 1.5) if name in ('weight', 'running_var') else (-0.5, 0.5)
                     with torch.no_grad():
                         tensor.uniform_(low, high, generator=generator)
+    for parameter in model.parameters():
+        if (
+            parameter.numel() > 1
+            and parameter.is_floating_point()
+            and bool((parameter == parameter.flatten()[0]).all())
+        ):
+            bound = max(parameter[0].numel(), 1) ** -0.5
+            with torch.no_grad():
+                parameter.uniform_(-bound, bound, generator=generator)
     return model
 
 
@@ -84,7 +94,7 @@ def check_parity(
     """
     model = model if prepared else prepare_for_parity(model)
     call = forward or (lambda m: m)
-    inputs = tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, tuple(inputs))
+    inputs = tree_map(_prepare_input, tuple(inputs))
     with torch.no_grad():
         masks = Masks(model, space)
         try:
@@ -97,5 +107,16 @@ def check_parity(
     shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in pairs if a.shape != b.shape]
     if shapes:
         raise ValueError(f'the sliced network gives other shapes: {shapes[0][1]} instead of {shapes[0][0]}')
-    diff = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
-    return Parity(diff, max((float(a.abs().max()) for a, _ in pairs if a.numel()), default=0.0))
+    pairs = [(a, b) for a, b in pairs if a.numel()]
+    return Parity(_largest([a - b for a, b in pairs]), _largest([a for a, _ in pairs]))
+
+
+def _prepare_input(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu()
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    """Largest absolute value; nan if there is one (the built-in max would overlook it)."""
+    return float(torch.stack([t.double().abs().max() for t in tensors]).max()) if tensors else 0.0

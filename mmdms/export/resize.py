@@ -49,6 +49,11 @@ def _batch_norm(module: nn.modules.batchnorm._NormBase, old: dict[str, tuple[int
             module.num_features = getattr(module, name).numel()
 
 
+@resizer(nn.PReLU)
+def _prelu(module: nn.PReLU, old: dict[str, tuple[int, ...]]) -> None:
+    module.num_parameters = module.weight.numel()
+
+
 class Passthrough(nn.Module):
     """Stands where a block was removed: returns its first argument."""
 

@@ -23,9 +23,9 @@ def slim(model: nn.Module, space: SearchSpace, structure: Structure) -> nn.Modul
     """
     mask = space.mask(structure)
     subnet = copy.deepcopy(model)
-    removed = removed_blocks(space, mask)
-    remove_blocks(subnet, removed)
+    # Sizes first: a removed block may hold the name of a weight that it shares with one that stays.
     replace_tensors(subnet, sliced_tensors(subnet, space, mask))
+    remove_blocks(subnet, removed_blocks(space, mask))
     return subnet
 
 
@@ -41,8 +41,6 @@ def sliced_tensors(model: nn.Module, space: SearchSpace, mask: Tensor) -> dict[s
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     result: dict[str, Tensor] = {}
     for axis in space.axes:
-        if axis.parameter not in tensors:  # it belonged to a removed block
-            continue
         kept = keep[axis.elements].nonzero().flatten()
         if kept.numel() < axis.elements.numel():
             value = result.get(axis.parameter, tensors[axis.parameter]).detach()

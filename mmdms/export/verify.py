@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,26 @@ def random_structure(space: SearchSpace, ratio: float, seed: int = 0, units: Seq
         count = max(unit.minimum, round(unit.total * ratio))
         choice = generator.permutation(unit.total)[:count].tolist()
         kept.append(choice if units is None or index in units else range(unit.total))
+    return Structure(space.units, kept)
+
+
+def uneven_structure(space: SearchSpace, odd: int, seed: int, units: Sequence[int]) -> Structure:
+    """Cut some units at random, those of odd or of even index deeper than the others.
+
+    If all were cut alike, a forward that expects two of them to be of equal
+    size (the halves of a ``chunk``) would pass.
+
+    Args:
+        odd: which are cut deeper, to at most 40%: index % 2 == odd. The others lose about 30%.
+        seed: of the choice of elements.
+        units: indices of the units that are cut.
+    """
+    generator = np.random.default_rng(seed)
+    kept: list[Sequence[int]] = []
+    for index, unit in enumerate(space.units):
+        count = floor(unit.total * 0.4) if index % 2 == odd else ceil(unit.total * 0.7)
+        choice = generator.permutation(unit.total)[: max(unit.minimum, count)].tolist()
+        kept.append(choice if index in units else range(unit.total))
     return Structure(space.units, kept)
 
 
@@ -73,19 +94,19 @@ class Verifier:
         return low
 
     def _problem(self, units: list[int]) -> str | None:
-        """What goes wrong when these units are cut in half, or None."""
-        structure = random_structure(self.space, 0.5, self.seed, units)
-        try:
-            parity = check_parity(self.model, self.space, structure, self.inputs, self.forward, prepared=True)
-        except Exception as error:  # a forward with sizes of its own may raise anything
-            self.last_problem = (
-                f'the sliced network does not run: {type(error).__name__}: {str(error).splitlines()[0]}'
-            )
-            return self.last_problem
-        if parity.holds:
-            return None
-        self.last_problem = f'the sliced network differs from the masked one by {parity.max_abs_diff:.3g}'
-        return self.last_problem
+        """What goes wrong when these units are cut, or None."""
+        for odd in (0, 1):
+            structure = uneven_structure(self.space, odd, self.seed, units)
+            try:
+                parity = check_parity(self.model, self.space, structure, self.inputs, self.forward, prepared=True)
+            except Exception as error:  # a forward with sizes of its own may raise anything
+                what = (str(error).splitlines() or [''])[0]
+                self.last_problem = f'the sliced network does not run: {type(error).__name__}: {what}'
+                return self.last_problem
+            if not parity.holds:
+                self.last_problem = f'the sliced network differs from the masked one by {parity.max_abs_diff:.3g}'
+                return self.last_problem
+        return None
 
 
 def freeze_units(space: SearchSpace, faults: dict[int, str]) -> SearchSpace:

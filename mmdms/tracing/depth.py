@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from .labels import Frozen, compact
 from .patterns import Patterns
@@ -31,9 +32,8 @@ def find_runs(
             continue
         if not _same_elements(block, classes) or not patterns.selects(name):
             continue
-        if block.problem is not None or block.calls > 1:
-            reason = block.problem or f'is called {block.calls} times'
-            problems.append(Frozen(name, f'the block stays: it {reason}', 0))
+        if block.problem is not None:
+            problems.append(Frozen(name, f'the block stays: it {block.problem}', 0))
             continue
         found[name] = block
     innermost = [name for name in found if not any(other != name and _inside(other, name) for other in found)]
@@ -55,10 +55,5 @@ def _inside(module: str, block: str) -> bool:
 
 def _same_elements(block: BlockCall, classes: np.ndarray) -> bool:
     before, after = compact(block.input_labels), compact(block.output_labels)
-    if before.shape != after.shape:
-        return bool(
-            np.array_equal(
-                classes[before.expand(block.input_labels.shape)], classes[after.expand(block.output_labels.shape)]
-            )
-        )
+    before, after = torch.broadcast_tensors(before, after)
     return bool(np.array_equal(classes[before.numpy()], classes[after.numpy()]))

@@ -43,7 +43,7 @@ def no_labels(shape: torch.Size | tuple[int, ...]) -> Tensor:
 def canonical(labels: Tensor) -> Tensor:
     """Return equal labels in which every constant dimension has stride 0."""
     narrow = compact(labels)
-    for dim in sorted(range(narrow.dim()), key=lambda d: -narrow.size(d)):
+    for dim, _ in sorted(enumerate(narrow.shape), key=lambda item: -item[1]):
         if narrow.size(dim) > 1:
             first = narrow.narrow(dim, 0, 1)
             if bool((narrow == first).all()):

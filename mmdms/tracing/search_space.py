@@ -48,7 +48,6 @@ class SearchSpace:
     costs: dict[str, CostTable]
     frozen: list[Frozen]
     blocks: dict[int, str] = field(default_factory=dict)  # element of a depth unit -> module name
-    notes: list[str] = field(default_factory=list)
 
     @property
     def offsets(self) -> list[int]:
@@ -102,7 +101,7 @@ class SearchSpace:
     def prunable_fraction(self, metric: str = 'flops') -> float:
         """1 - cost with every unit at its minimum / cost of the whole network."""
         full = self.cost(metric, torch.ones(self.num_elements))
-        return 1.0 - self.cost(metric, self.minimum_mask()) / full
+        return 1.0 - self.cost(metric, self.minimum_mask()) / full if full else 0.0
 
 
 class SearchSpaceBuilder:
@@ -125,13 +124,16 @@ class SearchSpaceBuilder:
         runs, problems = find_runs(self.trace, self.classes, self.patterns)
         self.patterns.check_used()
 
-        units, element_of_class = [], {}
+        units: list[UnitInfo] = []
+        element_of_class: dict[int, int] = {}
         for name, members in names:
             for member in members:
                 element_of_class[member] = len(element_of_class)
             units.append(UnitInfo(name, 'channels', len(members)))
         blocks: dict[int, str] = {}
-        for name, run in runs:
+        taken = {name for name, _ in names}
+        for container, run in runs:
+            name = f'{container}#blocks' if container in taken else container
             for block in run:
                 blocks[len(element_of_class) + len(blocks)] = block
             units.append(UnitInfo(name, 'depth', len(run)))
@@ -220,7 +222,7 @@ class SearchSpaceBuilder:
         """Units: elements with the same places and multiplicities, in order of appearance."""
         places: dict[int, list[tuple[int, int]]] = {}
         producers: dict[int, str] = {}
-        vectors = [(axis.labels, axis) for axis in self.trace.axes.values()]
+        vectors: list[tuple[Tensor, Axis | None]] = [(axis.labels, axis) for axis in self.trace.axes.values()]
         vectors += [(labels, None) for term in self.trace.costs for labels in term.axes]
         for index, (labels, axis) in enumerate(vectors):
             members, counts = np.unique(self.classes[labels.numpy()], return_counts=True)
@@ -257,8 +259,8 @@ class SearchSpaceBuilder:
 
         flops = CostTableBuilder(space.units)
         for term in self.trace.costs:
-            axes = [torch.from_numpy(element[self.classes[labels.numpy()]]) for labels in term.axes]
-            flops.add(term.coefficient, axes, gate(term.module))
+            elements = [torch.from_numpy(element[self.classes[labels.numpy()]]) for labels in term.axes]
+            flops.add(term.coefficient, elements, gate(term.module))
         params = CostTableBuilder(space.units)
         by_name: dict[str, list[ParameterAxis]] = {}
         for axis in space.axes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -62,7 +63,6 @@ class BlockCall:
     input_labels: Tensor
     output_labels: Tensor
     has_identity: bool
-    calls: int = 1
     problem: str | None = None
 
 
@@ -114,6 +114,19 @@ def rule(*ops: Any) -> Callable[[Rule], Rule]:
     return register
 
 
+def is_pointwise(func: Any) -> bool:
+    """Whether PyTorch tags an operation, or the operation that it does in place, as pointwise."""
+    if torch.Tag.pointwise in func.tags:
+        return True
+    name = func.overloadpacket.__name__
+    namespace = getattr(torch.ops, func.namespace)
+    # Half of the in-place operations, hardtanh_ (ReLU6) among them, lack the tag of their plain form.
+    plain = getattr(namespace, name[:-1], None) if name.endswith('_') else None
+    return plain is not None and any(
+        torch.Tag.pointwise in getattr(plain, overload).tags for overload in plain.overloads()
+    )
+
+
 class Tracer(TorchDispatchMode):
     """Dispatch mode that keeps labels beside every tensor.
 
@@ -130,6 +143,7 @@ class Tracer(TorchDispatchMode):
         self._model = model
         self._records: dict[int, Record] = {}
         self._path: list[str] = []
+        self._calls: Counter[str] = Counter()
 
     # ---- what rules ask and say -------------------------------------------------
 
@@ -220,6 +234,9 @@ class Tracer(TorchDispatchMode):
         for leaf in tree_flatten(outputs)[0]:
             if isinstance(leaf, Tensor):
                 self.freeze(self.labels(leaf), 'reaches an output of the network')
+        for name, block in self.trace.blocks.items():
+            if self._calls[name] > 1:
+                block.problem = f'is called {self._calls[name]} times'
         self._records.clear()
         return self.trace
 
@@ -235,7 +252,7 @@ class Tracer(TorchDispatchMode):
     def _follow(self, call: Call) -> None:
         packet = call.func.overloadpacket
         handler = RULES.get(packet)
-        if handler is None and torch.Tag.pointwise in call.func.tags:
+        if handler is None and is_pointwise(call.func):
             handler = RULES['pointwise']
         if handler is None:
             self._freeze_unknown(call)
@@ -245,7 +262,7 @@ class Tracer(TorchDispatchMode):
         if not isinstance(result, (list, tuple)):
             result = [result]
         identities = self._identities(call)
-        outputs = [leaf for leaf in tree_flatten(call.out)[0]]
+        outputs = tree_flatten(call.out)[0]
         padded = [*result, *[None] * (len(outputs) - len(result))]
         for tensor, labels in zip(outputs, padded, strict=False):
             if isinstance(tensor, Tensor):
@@ -276,7 +293,7 @@ class Tracer(TorchDispatchMode):
         """Blocks whose input still passes unchanged (sums and activations keep it)."""
         tensors = call.tensors
         keeps = call.func.overloadpacket in IDENTITY_OPS
-        if not keeps and not (len(tensors) == 1 and torch.Tag.pointwise in call.func.tags):
+        if not keeps and not (len(tensors) == 1 and is_pointwise(call.func)):
             return frozenset()
         found: frozenset[str] = frozenset()
         for tensor in tensors:
@@ -294,19 +311,21 @@ class Tracer(TorchDispatchMode):
         node = tensor.grad_fn
         if node is None:
             return
-        made_by = {r.tensor.grad_fn: r for r in self._records.values() if r.tensor.grad_fn is not None}
+        # One node makes several tensors (a split, say): what tells them apart is their number.
+        records = [r for r in self._records.values() if r.tensor.grad_fn is not None]
+        made_by = {(r.tensor.grad_fn, r.tensor.output_nr): r for r in records}
         seen: set[Any] = set()
-        queue = [node]
+        queue: list[tuple[Any, int]] = [(node, tensor.output_nr)]
         while queue:
-            node = queue.pop()
-            if node is None or node in seen:
+            source = queue.pop()
+            if source[0] is None or source in seen:
                 continue
-            seen.add(node)
-            record = made_by.get(node)
+            seen.add(source)
+            record = made_by.get(source)
             if record is not None:
-                self.freeze(record.labels, f'reaches {tensor.grad_fn.name()}, which the dispatcher cannot see')
+                self.freeze(record.labels, f'reaches {node.name()}, which the dispatcher cannot see')
             else:
-                queue.extend(parent for parent, _ in node.next_functions)
+                queue.extend(source[0].next_functions)
         self._records[id(tensor)] = Record(tensor, no_labels(tensor.shape))
 
     # ---- modules ----------------------------------------------------------------
@@ -318,6 +337,7 @@ class Tracer(TorchDispatchMode):
 
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
             self._path.append(name)
+            self._calls[name] += 1
             record = None
             if in_container and args and isinstance(args[0], Tensor):
                 record = self._records.get(id(args[0]))
@@ -342,13 +362,10 @@ class Tracer(TorchDispatchMode):
         record = self._records.get(id(output))
         if record is None or output.shape != entry.tensor.shape:
             return
-        if name in self.trace.blocks:
-            self.trace.blocks[name].calls += 1
-            return
         block = BlockCall(name, entry.labels, record.labels, name in record.identities)
         if entry.tensor._version != version:
             block.problem = 'writes into its own input'
-        self.trace.blocks[name] = block
+        self.trace.blocks.setdefault(name, block)
 
 
 MAX_ELEMENTWISE_PARAMETER = 1 << 24

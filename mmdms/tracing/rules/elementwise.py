@@ -22,13 +22,18 @@ def pointwise(t: Tracer, call: Call) -> Tensor:
     operands = [x for x in call.tensors if x.numel() > 0]
     if len(operands) == 1 and t.parameters.owner(operands[0]) is None:
         return t.labels(operands[0]).expand(shape)
+    found = [t.elementwise_labels(operand) for operand in operands]
+    for position, own in enumerate(found):
+        others = [other for i, other in enumerate(found) if i != position]
+        if _spreads(own, others, shape):
+            t.freeze(own, f'is spread over other channels by {call.func}')
+            found[position] = no_labels(own.shape)
     merged = no_labels(shape)
-    for operand in operands:
-        merged = _merge(t, merged, t.elementwise_labels(operand).expand(shape))
+    for own in found:
+        merged = _merge(t, merged, own.expand(shape))
     # A second look, now that all labels of the result are known: sizes without labels.
     dims = varying_dims(merged)
-    for operand in operands:
-        own = t.elementwise_labels(operand)
+    for own in found:
         offset = len(shape) - own.dim()
         if any(dim >= offset and own.size(dim - offset) > 1 for dim in dims):
             unlabelled = (compact(own.expand(shape)) == 0) & (compact(merged) > 0)
@@ -38,6 +43,18 @@ def pointwise(t: Tracer, call: Call) -> Tensor:
     return merged
 
 
+def _spreads(own: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
+    """Whether an operand of one element (a spatial attention map) meets many elements of the others."""
+    if compact(own).numel() != 1 or not bool(compact(own).any()):
+        return False
+    offset = len(shape) - own.dim()
+    for other in others:
+        for dim in varying_dims(other.expand(shape)):
+            if dim < offset or own.size(dim - offset) == 1:
+                return True
+    return False
+
+
 def _merge(t: Tracer, a: Tensor, b: Tensor) -> Tensor:
     t.store.unify(a, b)
     a_small, b_small = torch.broadcast_tensors(compact(a), compact(b))
@@ -45,6 +62,11 @@ def _merge(t: Tracer, a: Tensor, b: Tensor) -> Tensor:
 
 
 RULES['pointwise'] = pointwise
+# Pointwise, though PyTorch does not tag them so.
+rule(
+    aten.hardswish, aten.hardswish_, aten.leaky_relu, aten.leaky_relu_, aten._prelu_kernel,
+    aten.masked_fill, aten.masked_fill_,
+)(pointwise)  # fmt: skip
 
 
 @rule(aten.clone, aten.contiguous, aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.bernoulli_)
@@ -75,9 +97,10 @@ def fill_(t: Tracer, call: Call) -> Tensor:
 
 
 @rule(
-    aten.empty, aten.zeros, aten.ones, aten.full, aten.arange, aten.linspace, aten.rand, aten.randn, aten.scalar_tensor,
-    aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like, aten.randn_like,
-    aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty_strided, aten.new_empty_strided,
+    aten.empty, aten.zeros, aten.ones, aten.full, aten.arange, aten.linspace, aten.rand, aten.randn,
+    aten.scalar_tensor, aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like,
+    aten.randn_like, aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full,
+    aten.empty_strided, aten.new_empty_strided,
 )  # fmt: skip
 def constant(t: Tracer, call: Call) -> None:
     """A new tensor that carries no element (its size is fixed until an operation says otherwise)."""

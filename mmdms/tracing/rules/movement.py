@@ -22,14 +22,28 @@ aten = torch.ops.aten
 def view(t: Tracer, call: Call) -> Any:
     """Views; a view of a parameter stays recognisable by its memory and needs no labels."""
     labels = t.labels(call.args[0])
-    if call.func.overloadpacket in (aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias):
+    packet = call.func.overloadpacket
+    if packet in (aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias):
+        if call.out.numel() != labels.numel():  # the bits of each value, as another type
+            t.freeze(labels, f'is taken apart by {call.func}')
+            return no_labels(call.out.shape)
         return labels.reshape(call.out.shape)
-    return call.func(labels, *call.args[1:], **call.kwargs)
+    parts = call.func(labels, *call.args[1:], **call.kwargs)
+    if packet is aten.split:
+        _alike(t, parts)
+    return parts
+
+
+def _alike(t: Tracer, parts: list[Tensor]) -> None:
+    """Parts of equal size shrink alike: what cuts them (``chunk``) cuts evenly whatever size there is."""
+    for part in parts[1:]:
+        if part.shape == parts[0].shape:
+            t.store.unify(parts[0], part)
 
 
 @rule(
-    aten.roll, aten.flip, aten.repeat, aten.index_select, aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle,
-    aten.rot90, aten.tril, aten.triu, aten.repeat_interleave,
+    aten.roll, aten.flip, aten.repeat, aten.index_select, aten.pixel_shuffle, aten.pixel_unshuffle,
+    aten.channel_shuffle, aten.rot90, aten.tril, aten.triu,
 )  # fmt: skip
 def move(t: Tracer, call: Call) -> Any:
     """Copies that only rearrange."""

@@ -49,10 +49,10 @@ def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
 
 
 @rule(
-    aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d,
-    aten.avg_pool1d, aten._adaptive_avg_pool3d, aten.max_pool3d_with_indices, aten.avg_pool3d,
-    aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_nearest1d,
-    aten.upsample_linear1d, aten._upsample_nearest_exact2d,
+    aten.max_pool2d_with_indices, aten.max_pool2d, aten.avg_pool2d, aten._adaptive_avg_pool2d,
+    aten.adaptive_max_pool2d, aten.avg_pool1d, aten._adaptive_avg_pool3d, aten.max_pool3d_with_indices,
+    aten.avg_pool3d, aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d,
+    aten.upsample_nearest1d, aten.upsample_linear1d, aten._upsample_nearest_exact2d,
 )  # fmt: skip
 def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
     """Pooling and resampling over the trailing dimensions of (B, C, ...)."""
@@ -75,5 +75,5 @@ def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
 
 def _pool_cost(t: Tracer, tensor: Tensor, labels: Tensor, scale: int = 1) -> None:
     """Adaptive pooling and upsampling count elements, as mmengine counts them."""
-    channels = t.store.along(labels, 1)
+    channels = t.store.along(labels, labels.dim() - 3)
     t.cost('flops', scale * tensor.numel() / channels.numel(), channels)

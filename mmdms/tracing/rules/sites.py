@@ -51,11 +51,10 @@ def convolution(t: Tracer, call: Call) -> Tensor:
         in_dim, out_dim = (0, 1) if transposed else (1, 0)
         if groups > 1:
             incoming = _alike_in_groups(t, incoming, groups)
-        outgoing = t.known_axis(name, out_dim)
-        if outgoing is None:
-            outgoing = t.store.fresh(out_channels)
-            if groups > 1:
-                t.store.unify(outgoing.view(groups, -1)[:1], outgoing.view(groups, -1))
+        known = t.known_axis(name, out_dim)
+        outgoing = t.store.fresh(out_channels) if known is None else known
+        if groups > 1:
+            t.store.unify(outgoing.view(groups, -1)[:1], outgoing.view(groups, -1))
         t.axis(name, in_dim, incoming, 'in')
         t.axis(name, out_dim, outgoing, 'out')
         t.cost('flops', kernel, incoming, outgoing)
@@ -123,11 +122,10 @@ def _activations(t: Tracer, call: Call, x: Tensor, y: Tensor, bias: Tensor | Non
         t.opaque(operand, 'is multiplied as an activation')
     if bias is not None:
         t.freeze(t.elementwise_labels(bias), 'is added to a product of two activations')
-    contracted = ((left, -1), (right, -2))
-    for labels, dim in contracted:
-        if compact(labels).size(dim) > 1:
-            t.freeze(labels, 'is contracted between two activations')
-            return _product_cost(t, call, x, no_labels(call.out.shape))
+    if compact(left).size(-1) > 1 or compact(right).size(-2) > 1:
+        t.freeze(left, 'is contracted between two activations')
+        t.freeze(right, 'is contracted between two activations')
+        return _product_cost(t, call, x, no_labels(call.out.shape))
     rows = left.narrow(-1, 0, 1)
     columns = right.narrow(-2, 0, 1)
     if bool(compact(rows).any()) and bool(compact(columns).any()):
