@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -43,20 +44,13 @@ def build_search_space(
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     call = forward or (lambda m: m)
-    training = {name: module.training for name, module in model.named_modules()}
-    needs_grad = {name: p.requires_grad for name, p in model.named_parameters()}
-    model.eval()
-    try:
-        # Autograd must see every parameter: it is how operations that the dispatcher misses are noticed.
-        for parameter in model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        found = trace(model, arguments, call(model))
-        space = SearchSpaceBuilder(model, found, include, exclude).build()
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(needs_grad[name])
-        for name, module in model.named_modules():
-            module.training = training[name]
+    # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
+    probe = copy.deepcopy(model).eval()
+    # Autograd must see every parameter: it is how operations that the dispatcher misses are noticed.
+    for parameter in probe.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    found = trace(probe, arguments, call(probe))
+    space = SearchSpaceBuilder(model, found, include, exclude).build()
     if verify:
         with torch.random.fork_rng(devices=[]):
             space = Verifier(model, space, arguments, forward).run()

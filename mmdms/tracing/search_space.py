@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class SearchSpace:
         """Elements of all units together."""
         return sum(u.total for u in self.units)
 
-    @property
+    @cached_property
     def unit_of_element(self) -> Tensor:
         """Index of the unit of every element, shape (elements,)."""
         return torch.repeat_interleave(
@@ -170,7 +171,7 @@ class SearchSpaceBuilder:
                 store.freeze(labels, FreezeReason(module, f'parameter {name} {why}'))
                 self.trace.opaque.setdefault(name, FreezeReason(module, f'parameter {name} {why}'))
             elif varying:
-                vector = labels.movedim(varying[0], 0).flatten(1)[:, 0]
+                vector = labels.movedim(varying[0], 0).reshape(labels.size(varying[0]), -1)[:, 0]
                 self.trace.axes[name, varying[0]] = Axis(name, varying[0], vector, 'through', module)
         for axis in self.trace.axes.values():
             if axis.parameter in self.trace.opaque:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from .labels import FreezeReason, LabelStore, canonical, no_labels
+from .labels import FreezeReason, LabelStore, canonical, compact, no_labels
 from .parameters import ParameterIndex
 
 
@@ -155,12 +155,10 @@ class Tracer(TorchDispatchMode):
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
         record = self._records.get(id(tensor))
-        if record is not None:
+        if record is not None and not _is_unseen(record):
             return record.labels
-        owner = self.parameters.owner(tensor)
-        if owner is not None:
-            return no_labels(tensor.shape)
-        self._guard(tensor)
+        if self.parameters.owner(tensor) is None:
+            self._guard(tensor)
         return no_labels(tensor.shape)
 
     def elementwise_labels(self, tensor: Tensor) -> Tensor:
@@ -306,13 +304,14 @@ class Tracer(TorchDispatchMode):
         """A tensor that no visible operation made, though autograd knows where it comes from.
 
         Compiled extensions and custom autograd functions do not pass the
-        dispatcher. What such a tensor was computed from is frozen.
+        dispatcher, or show it no more than how they allocate their output. What
+        such a tensor was computed from is frozen.
         """
         node = tensor.grad_fn
         if node is None:
             return
         # One node makes several tensors (a split, say): what tells them apart is their number.
-        records = [r for r in self._records.values() if r.tensor.grad_fn is not None]
+        records = [r for r in self._records.values() if r.tensor.grad_fn is not None and not _is_unseen(r)]
         made_by = {(r.tensor.grad_fn, r.tensor.output_nr): r for r in records}
         seen: set[Any] = set()
         queue: list[tuple[Any, int]] = [(node, tensor.output_nr)]
@@ -346,6 +345,9 @@ class Tracer(TorchDispatchMode):
             entered.append((record, args[0]._version if record is not None else 0))
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                with _disable_current_modes():
+                    self.labels(output)  # an invisible operation is reported under the module that ran it
             self._path.pop()
             record, version = entered.pop()
             if record is not None:
@@ -379,6 +381,13 @@ IDENTITY_OPS = {
     torch.ops.aten.alias,
 }
 """Operations whose result still contains each operand as it was."""
+
+
+def _is_unseen(record: Record) -> bool:
+    """Whether a tensor came without labels from a custom autograd function, in Python or C++."""
+    node = record.tensor.grad_fn
+    custom = isinstance(node, torch.autograd.function.BackwardCFunction) or type(node).__name__ == 'CppFunction'
+    return custom and not bool(compact(record.labels).any())
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:

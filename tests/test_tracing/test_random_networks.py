@@ -1,0 +1,105 @@
+"""Random small networks of supported operations: whatever the tracer finds, masks and slices agree."""
+
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny import assert_parity, image, reasons
+from torch import nn
+
+from mmdms.api import build_search_space
+
+STEPS = [
+    'conv',
+    'bn',
+    'relu',
+    'grouped',
+    'depthwise',
+    'multiplied',
+    'gate',
+    'add',
+    'cat',
+    'pool',
+    'scale',
+    'chunk',
+    'act_',
+]
+
+
+class RandomNet(nn.Module):
+    """Applies steps ``(kind, target, source)`` to two streams; some steps read the source stream too."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = []
+        self.layers = nn.ModuleDict()
+        widths = [4, 4]
+        self.layers['stem0'], self.layers['stem1'] = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        for i, (kind, target, source) in enumerate(steps):
+            width = widths[target]
+            if kind in ('grouped', 'chunk') and width % 2:
+                kind = 'relu'
+            self.steps.append((kind, target, source))
+            if kind == 'conv':
+                widths[target] = 2 + 2 * (source + i % 3)
+                self.layers[str(i)] = nn.Conv2d(width, widths[target], 3, padding=1)
+            elif kind == 'bn':
+                self.layers[str(i)] = nn.BatchNorm2d(width)
+            elif kind == 'grouped':
+                self.layers[str(i)] = nn.Conv2d(width, 2 * width, 1, groups=2)
+                widths[target] = 2 * width
+            elif kind == 'depthwise':
+                self.layers[str(i)] = nn.Conv2d(width, width, 3, padding=1, groups=width)
+            elif kind == 'multiplied':
+                self.layers[str(i)] = nn.Conv2d(width, 2 * width, 1, groups=width)
+                widths[target] = 2 * width
+            elif kind == 'gate':
+                self.layers[str(i)] = nn.Sequential(nn.Conv2d(width, 3, 1), nn.ReLU(), nn.Conv2d(3, width, 1))
+            elif kind == 'add':
+                self.layers[str(i)] = nn.Conv2d(widths[source], width, 1)
+            elif kind == 'cat':
+                widths[target] = width + widths[source]
+            elif kind == 'scale':
+                self.layers[str(i)] = nn.PReLU(width)
+            elif kind == 'chunk':
+                widths[target] = width // 2
+        self.head = nn.Linear(4 * widths[0] + widths[1], 3)
+
+    def forward(self, x):
+        streams = [self.layers['stem0'](x), self.layers['stem1'](x)]
+        for i, (kind, target, source) in enumerate(self.steps):
+            y, layer = streams[target], self.layers[str(i)] if str(i) in self.layers else None
+            if kind == 'relu':
+                y = F.relu(y)
+            elif kind == 'act_':
+                y = F.hardswish(y + 0.1, inplace=True)
+            elif kind == 'gate':
+                y = y * torch.sigmoid(layer(y.mean((2, 3), keepdim=True)))
+            elif kind == 'add':
+                y = y + layer(streams[source])
+            elif kind == 'cat':
+                y = torch.cat([y, streams[source]], 1)
+            elif kind == 'pool':
+                y = F.max_pool2d(y, 3, 1, 1)
+            elif kind == 'chunk':
+                first, second = y.chunk(2, 1)
+                y = first * second
+            else:
+                y = layer(y)
+            streams[target] = y
+        flat = [F.adaptive_avg_pool2d(streams[0], 2).flatten(1), streams[1].mean((2, 3))]
+        return self.head(torch.cat(flat, 1))
+
+
+step = st.tuples(st.sampled_from(STEPS), st.integers(0, 1), st.integers(0, 1))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(step, min_size=1, max_size=8), st.integers(0, 99))
+def test_random_networks(steps, seed):
+    torch.manual_seed(seed)
+    net = RandomNet(steps)
+    # Without verification: every one of these operations has a rule, and the rules alone must be right.
+    space = build_search_space(net, image(), verify=False)
+    assert space.units and reasons(space) == {}
+    assert_parity(net, space, image(), seeds=2, tolerance=1e-10)
