@@ -9,21 +9,7 @@ from torch import nn
 
 from mmdms.api import build_search_space
 
-STEPS = [
-    'conv',
-    'bn',
-    'relu',
-    'grouped',
-    'depthwise',
-    'multiplied',
-    'gate',
-    'add',
-    'cat',
-    'pool',
-    'scale',
-    'chunk',
-    'act_',
-]
+STEPS = 'conv bn relu act_ grouped depthwise multiplied gate add cat pool scale chunk'.split()
 
 
 class RandomNet(nn.Module):
