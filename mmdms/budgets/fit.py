@@ -15,6 +15,9 @@ from ..tracing.search_space import SearchSpace
 SWAP_GAP = 0.002
 """A structure within this share below the budget is close enough."""
 
+PRICED_PAIRS = 20
+"""Exchanges of a step between two units that are priced exactly."""
+
 MAX_DIVISOR = 8
 """Widths that are multiples of 8 run at full speed on most hardware."""
 
@@ -98,7 +101,7 @@ class _Fitter:
     def __init__(
         self, space: SearchSpace, metric: str, target: float, keep_ratio: Tensor, ranks: Tensor, divisors: Tensor
     ) -> None:
-        self.space, self.metric = space, metric
+        self.table = space.costs[metric].to('cpu')
         self.limit = target * space.cost(metric, torch.ones(space.num_elements))
         self.total = torch.tensor([u.total for u in space.units], dtype=torch.float64)
         self.minimum = torch.tensor([u.minimum for u in space.units], dtype=torch.float64)
@@ -109,12 +112,16 @@ class _Fitter:
         # Rank as a number from 0: the element stays while its place is below the count.
         self.place = (ranks * self.total[unit]).floor()
         self.unit = unit
+        # A table reads the masks of blocks only.
+        self.gated = self.table.gates[self.table.gates >= 0].unique()
+        self.gates = torch.zeros(space.num_elements, dtype=torch.float64)
 
     def mask(self, counts: Tensor) -> Tensor:
         return self.place < counts[self.unit]
 
     def cost(self, counts: Tensor) -> float:
-        return self.space.cost(self.metric, self.mask(counts))
+        self.gates[self.gated] = (self.place[self.gated] < counts[self.unit[self.gated]]).double()
+        return float(self.table(counts, self.gates))
 
     def fit(self) -> Tensor:
         depth = torch.where(self.depth, self._round(self.wanted), self.total)
@@ -161,17 +168,33 @@ class _Fitter:
                 return counts
 
     def _swap(self, counts: Tensor) -> Tensor:
-        """Close a gap that no single step fits in: take a step from one unit and give one to another."""
+        """Close a gap that no single step fits in: take a step from one unit and give one to another.
+
+        The changes of cost add up nearly, so pairs are ranked by their sum and
+        only the most promising are priced together.
+        """
         cost = self.cost(counts)
         while cost < (1 - SWAP_GAP) * self.limit:
-            widths = [unit for unit in range(len(counts)) if not self.depth[unit]]
-            taken = [(unit, lower) for unit in widths if (lower := self._moved(counts, unit, -1)) is not None]
-            trials = [self._moved(lower, other, 1) for unit, lower in taken for other in widths if other != unit]
-            costs = [(self.cost(trial), trial) for trial in trials if trial is not None]
-            fitting = [pair for pair in costs if cost < pair[0] <= self.limit]
-            if not fitting:
+            change = {
+                (unit, steps): self.cost(moved) - cost
+                for unit in range(len(counts))
+                for steps in (-1, 1)
+                if not self.depth[unit] and (moved := self._moved(counts, unit, steps)) is not None
+            }
+            pairs = [
+                (change[down] + change[up], down[0], up[0])
+                for down in change
+                for up in change
+                if down[1] < 0 < up[1] and down[0] != up[0] and 0 < change[down] + change[up] <= self.limit - cost
+            ]
+            for _, down_unit, up_unit in sorted(pairs, reverse=True)[:PRICED_PAIRS]:
+                lower = self._moved(counts, down_unit, -1)
+                trial = None if lower is None else self._moved(lower, up_unit, 1)
+                if trial is not None and cost < self.cost(trial) <= self.limit:
+                    counts, cost = trial, self.cost(trial)
+                    break
+            else:
                 break
-            cost, counts = max(fitting, key=lambda pair: pair[0])
         return counts
 
     def _moved(self, counts: Tensor, unit: int, steps: int) -> Tensor | None:

@@ -13,7 +13,8 @@ class SearchSchedule:
 
     - *shrink*, up to ``shrink``: the target falls from 1 to the final one as
       ``target ** (progress / shrink)``, width and depth are searched.
-    - *refine*, up to ``settle``: the target stays, width is searched, depth is fixed.
+    - *refine*, up to ``settle``: the target stays, width is searched with ever sharper
+      masks, depth is fixed.
     - *settle*, to the end: the structure is fixed and weights train under hard masks.
 
     Raises:
@@ -38,3 +39,9 @@ class SearchSchedule:
         if progress < self.shrink:
             return 'shrink'
         return 'refine' if progress < self.settle else 'settle'
+
+    def refined(self, progress: float) -> float:
+        """Share of the refine phase that is done, in [0, 1]."""
+        if self.settle == self.shrink:
+            return float(progress >= self.shrink)
+        return min(1.0, max(0.0, (progress - self.shrink) / (self.settle - self.shrink)))

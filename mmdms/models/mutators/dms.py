@@ -20,6 +20,9 @@ from .base import BaseMutator
 SHARPNESS = {'channels': 1.0, 'depth': 4.0}
 """``lambda`` of the soft mask by kind of unit (DMS)."""
 
+REFINED_SHARPNESS = 8.0
+"""Factor by which ``lambda`` has grown at the end of the refine phase."""
+
 
 @MUTATORS.register_module()
 class DMSMutator(BaseMutator):
@@ -34,6 +37,10 @@ class DMSMutator(BaseMutator):
     ratios. That gradient is scaled to unit root mean square, followed with
     momentum, and the keep ratios are then brought onto the budget target of the
     moment (see :func:`mmdms.budgets.project.project_to_budget`).
+
+    While the budget falls, masks are soft. In the refine phase blocks are kept
+    or gone for good and the masks of channels grow sharper, so that little is
+    left to change when the structure is fixed.
 
     Args:
         budget, schedule, divisor: see :class:`BaseMutator`.
@@ -140,7 +147,12 @@ class DMSMutator(BaseMutator):
         return normalized_ranks(self.importance, self.unit, self.totals)
 
     def _soft(self, keep_ratio: Tensor, ranks: Tensor) -> Tensor:
-        return soft_mask(keep_ratio, ranks, self.unit, self.totals, self.sharpness)
+        if self.phase == 'shrink':
+            return soft_mask(keep_ratio, ranks, self.unit, self.totals, self.sharpness)
+        sharpness = self.sharpness * REFINED_SHARPNESS ** self.schedule.refined(self.progress)
+        mask = soft_mask(keep_ratio, ranks, self.unit, self.totals, sharpness)
+        hard = hard_mask(keep_ratio, ranks, self.unit, self.minimum, self.totals)
+        return torch.where(self.is_depth[self.unit], hard.to(mask.dtype), mask)
 
     def _hard_mask(self) -> Tensor:
         return hard_mask(self.keep_ratio, self._ranks(), self.unit, self.minimum, self.totals)
