@@ -1,0 +1,162 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import Net, conv, image, sizes
+from torch import nn
+
+from mmdms.api import build_search_space
+from mmdms.export.parity import Parity, check_parity, prepare_for_parity
+from mmdms.export.verify import freeze_units, random_structure, uneven_structure
+from mmdms.tracing.search_space import FIXED
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(6, 4), conv(4, 6)
+
+    def forward(self, x):
+        return x + self.b(F.relu(self.a(x)))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    layers = dict(stem=conv(3, 6), blocks=nn.Sequential(Block(), Block()), mid=conv(6, 5), out=conv(5, 2))
+    return Net(lambda n, x: n.out(n.mid(n.blocks(n.stem(x)))), **layers)
+
+
+@pytest.fixture
+def space(net):
+    return build_search_space(net, image())
+
+
+def kept(structure):
+    return [row['kept'] for row in structure.report()]
+
+
+@pytest.mark.parametrize(('ratio', 'expected'), [(0, [1, 1, 1, 1, 0]), (0.5, [3, 2, 2, 2, 1]), (1, [6, 4, 4, 5, 2])])
+def test_random_structure(space, ratio, expected):
+    assert [u.total for u in space.units] == [6, 4, 4, 5, 2]
+    assert kept(random_structure(space, ratio)) == expected
+
+
+def test_random_structures_repeat_by_seed(space):
+    first, again, other = [random_structure(space, 0.5, seed) for seed in (1, 1, 2)]
+    assert first.kept == again.kept != other.kept
+
+
+def test_only_the_units_asked_for_are_cut(space):
+    assert kept(random_structure(space, 0.5, 0, [1])) == [6, 2, 4, 5, 2]
+    assert kept(uneven_structure(space, 0, 0, [1, 4])) == [6, 3, 4, 5, 0]
+
+
+def test_uneven_structures(space):
+    # 0.4 of 6, 4, 5, 2 rounded down: 2, 1, 2, 0; 0.7 of them rounded up: 5, 3, 4, 2.
+    everything = range(5)
+    assert kept(uneven_structure(space, 0, 0, everything)) == [2, 3, 1, 4, 0]
+    assert kept(uneven_structure(space, 1, 0, everything)) == [5, 1, 3, 2, 2]
+
+
+def test_freezing_a_unit_keeps_cost_and_slices(net, space):
+    assert list(sizes(space)) == ['stem', 'blocks.0.a', 'blocks.1.a', 'mid', 'blocks']
+    smaller = freeze_units(space, {1: 'one', 4: 'two'})
+    assert list(sizes(smaller)) == ['stem', 'blocks.1.a', 'mid']
+    assert smaller.blocks == {}
+    assert [(f.module, f.reason, f.elements) for f in smaller.frozen[-2:]] == [
+        ('blocks.0.a', 'one', 4),
+        ('blocks', 'two', 2),
+    ]
+    part = torch.tensor([True, False, True, False, True, True])
+    inner, mid = torch.tensor([False, True, True, False]), torch.tensor([True, False, True, False, True])
+    mask, whole = (
+        torch.cat([part, inner, mid]),
+        torch.cat([part, torch.ones(4).bool(), inner, mid, torch.ones(2).bool()]),
+    )
+    for metric in ('flops', 'params'):
+        assert smaller.cost(metric, mask) == space.cost(metric, whole)
+    axes = {(a.parameter, a.dim): a.elements.tolist() for a in smaller.axes}
+    assert axes['mid.weight', 0] == [10, 11, 12, 13, 14] and axes['mid.weight', 1] == [0, 1, 2, 3, 4, 5]
+    assert not any(name == 'blocks.0.a.bias' for name, _ in axes) and FIXED not in axes['stem.weight', 0]
+
+
+def test_verification_keeps_what_is_sound(net, space):
+    """A fixed view of mid's 5 channels: mid is frozen, all else is searched."""
+    net.run = lambda n, x: n.out(n.mid(n.blocks(n.stem(x))).view(1, 5, 16).flip(2).view(1, 5, 4, 4))
+    found = build_search_space(net, image())
+    assert sizes(found) == {name: total for name, total in sizes(space).items() if name != 'mid'}
+    (reason,) = [f.reason for f in found.frozen if f.module == 'mid']
+    assert reason.startswith("the sliced network does not run: RuntimeError: shape '[1, 5, 16]' is invalid")
+
+
+def test_two_units_at_fault_are_both_found(net, space):
+    net.run = lambda n, x: n.out(n.mid(n.blocks(n.stem(x).view(1, 6, 4, 4))).view(1, 5, 4, 4))
+    assert list(sizes(build_search_space(net, image()))) == ['blocks.0.a', 'blocks.1.a', 'blocks']
+
+
+def test_without_verification_the_fault_stays(net):
+    net.run = lambda n, x: n.out(n.mid(n.stem(x)).view(1, 5, 4, 4))
+    assert 'mid' in sizes(build_search_space(net, image(), verify=False))
+
+
+def test_a_network_that_changes_its_mind_is_not_searched(net):
+    """Noise in evaluation: no two runs agree, so nothing can be verified."""
+    net.run = lambda n, x: n.out(n.mid(n.stem(x)) + torch.rand(()))
+    found = build_search_space(net, image())
+    assert found.units == [] and all('differs' in f.reason for f in found.frozen if f.module in ('stem', 'mid'))
+
+
+def test_verification_sees_behind_weights_that_start_at_zero(net):
+    nn.init.zeros_(net.out.weight)
+    net.run = lambda n, x: n.out(n.mid(n.stem(x)) * n.mid(n.stem(x)).size(1))
+    assert 'mid' not in sizes(build_search_space(net, image()))
+
+
+def test_prepared_networks_hide_nothing(net):
+    net.norm = nn.BatchNorm2d(6)
+    net.scale = nn.Parameter(torch.zeros(6))
+    prepared = prepare_for_parity(net)
+    assert not prepared.training and prepared.norm.weight.dtype == torch.float64
+    for tensor in (prepared.norm.weight, prepared.norm.bias, prepared.norm.running_mean, prepared.norm.running_var):
+        assert len(set(tensor.tolist())) == 6
+    assert len(set(prepared.scale.tolist())) == 6
+    # What is not constant stays as it is, and so does the network itself.
+    torch.testing.assert_close(prepared.stem.weight, net.stem.weight.double(), rtol=0, atol=0)
+    assert net.norm.weight.tolist() == [1.0] * 6 and net.training
+
+
+def test_parity_of_a_sound_structure(net, space):
+    parity = check_parity(net, space, random_structure(space, 0.5), (image(),))
+    assert parity.holds and parity.max_abs_output > 0
+    assert parity.to_dict() == dict(max_abs_diff=parity.max_abs_diff, max_abs_output=parity.max_abs_output)
+
+
+def test_parity_notices_a_wrong_slice(net, space):
+    (axis,) = [a for a in space.axes if (a.parameter, a.dim) == ('mid.weight', 0)]
+    axis.elements = axis.elements.flip(0)
+    parity = check_parity(net, space, random_structure(space, 0.4), (image(),))
+    assert parity.max_abs_diff > 1e-3 * parity.max_abs_output and not parity.holds
+
+
+def test_parity_notices_a_forgotten_slice(net, space):
+    space.axes = [a for a in space.axes if a.parameter != 'mid.bias']
+    with pytest.raises(RuntimeError, match='bias'):
+        check_parity(net, space, random_structure(space, 0.5), (image(),))
+
+
+def test_parity_compares_every_output(net, space):
+    structure = random_structure(space, 0.5)
+    net.run = lambda n, x: dict(
+        a=n.out(n.mid(n.stem(x))), b=[1e-3 * n.mid(n.stem(x)).sum() * 0 + n.mid.weight.size(0)]
+    )
+    assert check_parity(net, space, structure, (image(),)).max_abs_diff == 3  # 2 of 5 stay
+    net.run = lambda n, x: n.mid(n.stem(x))
+    with pytest.raises(ValueError, match=r'other shapes: \(1, 2, 4, 4\) instead of \(1, 5, 4, 4\)'):
+        check_parity(net, space, structure, (image(),))
+
+
+def test_nan_is_not_parity(net, space):
+    net.run = lambda n, x: (n.out(n.mid(n.stem(x))), n.out(n.mid(n.stem(x))) * float('nan'))
+    assert not check_parity(net, space, random_structure(space, 0.5), (image(),)).holds
+    assert not Parity(float('nan'), 1.0).holds
+    assert Parity(1e-9, 1.0).holds and not Parity(1e-7, 1.0).holds
