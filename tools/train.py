@@ -3,6 +3,7 @@
 import argparse
 
 import mmdms  # noqa: F401  (checks the versions of the packages below first)
+from mmdms.commands.search_config import check_search
 from mmdms.utils.cli import run_cli
 from mmdms.utils.config import load_config, require_keys
 from mmdms.utils.launch import add_runner_arguments, apply_runner_arguments, build_runner
@@ -42,6 +43,7 @@ def main() -> None:
     if args.auto_scale_lr:
         enable_auto_scale_lr(config)
     set_resume(config, args.resume)
+    check_search(config)
     build_runner(config).train()
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from tabulate import tabulate
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
 from ..export.export import export
 from ..export.parity import TOLERANCE
-from ..export.subnet import without_pretrained
 from ..export.write import check_output
-from ..models.algorithms.dms import DMSAlgorithm
 from ..utils.checkpoint import check_state_dict, read_checkpoint
-from ..utils.config import check_model_types
+from .search_config import build_algorithm
 
 
 def prune(
@@ -30,30 +27,17 @@ def prune(
     state = read_checkpoint(checkpoint)['state_dict']
     algorithm = build_algorithm(config)
     check_state_dict(algorithm, state, checkpoint)
+    own = algorithm.state_dict()
+    unknown = [key for key in state if key not in own]
+    if unknown:
+        raise CheckpointError(
+            f'checkpoint {checkpoint!r} is of another architecture than the config: it has {unknown[0]!r}, '
+            'which the supernet does not; give the config that it was searched with'
+        )
     algorithm.load_state_dict(state)
     report = export(algorithm, config, folder, init)
     _print(report, str(folder))
     return report
-
-
-def build_algorithm(config: Config) -> DMSAlgorithm:
-    """Build the supernet of a search config, its pretrained weights left out.
-
-    Raises:
-        ConfigError: if the config is not one of a search.
-    """
-    model = config.get('model') or {}
-    if 'mutator' not in model:
-        raise ConfigError(
-            f'config {config.filename!r} is no search config: its model is {model.get("type")!r}; '
-            'give the config that tools/train.py searched with'
-        )
-    init_default_scope(config.get('default_scope') or 'mmengine')
-    check_model_types(config)
-    built = without_pretrained(model)
-    if config.get('data_preprocessor') is not None:
-        built.setdefault('data_preprocessor', config.data_preprocessor)
-    return MODELS.build(built)
 
 
 def _print(report: dict[str, Any], folder: str) -> None:

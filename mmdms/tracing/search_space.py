@@ -181,13 +181,15 @@ class SearchSpaceBuilder:
         """Classes that stay whole (class 0 of label 0 among them), and the report of why."""
         frozen: set[int] = {int(self.classes[0])}
         report: Counter[FreezeReason] = Counter()
-        produced = self._classes_with_role('out')
+        producers = self._producers()
         for labels, reason in self._all_frozen():
-            members = set(self.classes[labels.numpy()].tolist()) & produced
-            report[reason] += len(members - frozen)
+            members = set(self.classes[labels.numpy()].tolist()) & producers.keys()
+            for member in members - frozen:
+                module = reason.module or producers[member]
+                report[FreezeReason(module, reason.reason)] += 1
             frozen |= set(self.classes[labels.numpy()].tolist())
         consumed = self._classes_with_role('in')
-        return frozen, self._unconsumed(produced - consumed - frozen, frozen) + [
+        return frozen, self._unconsumed(set(producers) - consumed - frozen, frozen) + [
             Frozen(r.module, r.reason, count) for r, count in report.items() if count
         ]
 
@@ -207,6 +209,15 @@ class SearchSpaceBuilder:
                 found.append(Frozen(axis.module, 'its channels are read by no weight', len(members)))
                 classes -= members
                 frozen |= members
+        return found
+
+    def _producers(self) -> dict[int, str]:
+        """The first module that gives out each class."""
+        found: dict[int, str] = {}
+        for axis in self.trace.axes.values():
+            if axis.role == 'out':
+                for member in self.classes[axis.labels[axis.labels > 0].numpy()].tolist():
+                    found.setdefault(member, axis.module)
         return found
 
     def _classes_with_role(self, role: str) -> set[int]:

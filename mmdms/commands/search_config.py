@@ -1,0 +1,50 @@
+"""Search configs: build their supernet, and check them before anything is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from ..errors import ConfigError
+from ..export.subnet import without_pretrained
+from ..models.algorithms.dms import DMSAlgorithm
+from ..utils.config import check_model_types
+
+
+def check_search(config: Config) -> None:
+    """Build the supernet of a search config once, traced and verified, and forget it.
+
+    A Runner would find an impossible budget or a pattern that matches nothing
+    too, but only after it wrote its work dir. Other configs pass unchecked; the
+    caller's random state is left alone.
+
+    Raises:
+        ConfigError, BudgetError: the config cannot be searched; the message says why.
+    """
+    if 'mutator' in config.model:
+        state = np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            build_algorithm(config)
+        np.random.set_state(state)
+
+
+def build_algorithm(config: Config) -> DMSAlgorithm:
+    """Build the supernet of a search config, its pretrained weights left out.
+
+    Raises:
+        ConfigError: if the config is not one of a search.
+    """
+    model = config.get('model') or {}
+    if 'mutator' not in model:
+        raise ConfigError(
+            f'config {config.filename!r} is no search config: its model is {model.get("type")!r}; '
+            'give the config that tools/train.py searched with'
+        )
+    init_default_scope(config.get('default_scope') or 'mmengine')
+    check_model_types(config)
+    built = without_pretrained(model)
+    if config.get('data_preprocessor') is not None:
+        built.setdefault('data_preprocessor', config.data_preprocessor)
+    return MODELS.build(built)
