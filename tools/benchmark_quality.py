@@ -22,7 +22,7 @@ from quality.records import read_records  # noqa: E402
 from quality.report import make_report  # noqa: E402
 from quality.runner import OUTCOMES, Runner  # noqa: E402
 
-DEFAULT_METHODS = ('mmdms_pretrained', 'mmdms_scratch', 'uniform', 'random', 'magnitude', 'taylor')
+DEFAULT_METHODS = ('mmdms_pretrained', 'mmdms_scratch', 'uniform', 'random', 'magnitude', 'taylor', 'taylor_iterative')
 
 
 def parse_args(argv=None):

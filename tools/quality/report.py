@@ -57,7 +57,7 @@ def _structures(methods):
     for name, found in sorted(methods.items()):
         widths = [r['widths'] for r in found]
         mean = {unit: statistics.mean(w[unit] for w in widths) for unit in widths[0]}
-        rows.append(f'- {name}: ' + ', '.join(f'{unit} {width:.0f}' for unit, width in mean.items()))
+        rows.append(f'- {name}: ' + ', '.join(f'{unit} {width:.1f}' for unit, width in mean.items()))
     return rows
 
 
