@@ -63,7 +63,9 @@ def test_report(pruned):
 
 def test_no_cliff_at_export(searched, pruned, run_tool, tiny, tmp_path):
     folder = pruned[0]
-    log = run_tool('test.py', folder / 'config.py', folder / 'checkpoint.pth', '--work-dir', tmp_path, *tiny, cwd=tmp_path)
+    log = run_tool(
+        'test.py', folder / 'config.py', folder / 'checkpoint.pth', '--work-dir', tmp_path, *tiny, cwd=tmp_path
+    )
     assert accuracies(log)[-1] == pytest.approx(accuracies(searched[1])[-1], abs=1e-3)
 
 
@@ -88,7 +90,9 @@ def test_retrains_and_resumes(pruned, run_tool, tiny, tmp_path):
     config = pruned[0] / 'config.py'
     log = run_tool('train.py', config, '--work-dir', tmp_path, *tiny, cwd=tmp_path)
     assert 'Load checkpoint from' in log and 'budget_loss' not in log and 'Epoch(val) [1]' in log
-    log = run_tool('train.py', config, '--work-dir', tmp_path, '--resume', *tiny, 'train_cfg.max_epochs=2', cwd=tmp_path)
+    log = run_tool(
+        'train.py', config, '--work-dir', tmp_path, '--resume', *tiny, 'train_cfg.max_epochs=2', cwd=tmp_path
+    )
     assert 'resumed epoch: 1' in log and 'Epoch(val) [2]' in log
 
 
@@ -133,7 +137,10 @@ def test_bad_input_to_prune(searched, truncated, fail_tool, digits_config, tmp_p
         ([SEARCH, other], 'is of another architecture'),
         ([SEARCH, good, '--cfg-options', 'model.architecture.backbone.depth=34'], 'is of another architecture'),
         ([digits_config, good], 'is no search config'),
-        ([SEARCH, good, '--cfg-options', 'model.mutator.budget.target=0'], 'must be a share of the supernet in (0, 1]'),
+        (
+            [SEARCH, good, '--cfg-options', 'model.mutator.budget.target=0'],
+            'must be a share of the supernet in (0, 1]',
+        ),
         ([SEARCH, good, '--cfg-options', 'model.architecture.type=Nope'], 'Nope'),
     ]
     for arguments, message in cases:
@@ -143,7 +150,7 @@ def test_bad_input_to_prune(searched, truncated, fail_tool, digits_config, tmp_p
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
-        ('model.mutator.budget.target=1.5', 'must be a share of the supernet in (0, 1]'),
+        ('model.mutator.budget.target=1.5', 'must be a share of the supernet'),
         ('model.mutator.budget.target=0.0001', 'is out of reach'),
         ('model.mutator.budget.metric=latency', "must be one of ['flops', 'params']"),
         ('model.mutator.schedule.shrink=0.9', '0 < shrink <= settle <= 1'),

@@ -54,7 +54,7 @@ class DMSAlgorithm(BaseModel):
         space = build_search_space(
             model, torch.zeros(1, *self.input_shape), forward=tensor_forward, include=include, exclude=exclude
         )
-        self.mutator.prepare(model, space)
+        self.mutator.prepare(model, space, mode_of=self)
         self.register_load_state_dict_pre_hook(_accept_plain_checkpoint)
         if freeze_weights:
             model.requires_grad_(False)
@@ -65,11 +65,10 @@ class DMSAlgorithm(BaseModel):
         super().init_weights()
 
     def train(self, mode: bool = True) -> DMSAlgorithm:
-        """As of any module; frozen weights keep their norms in evaluation mode, so masks are set by ours."""
+        """As of any module; norms of frozen weights stay in evaluation mode."""
         super().train(mode)
         if self.freeze_weights:
             self.architecture.eval()
-        self.mutator.train(mode)
         return self
 
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:

@@ -53,12 +53,15 @@ class BaseMutator(nn.Module):
         self.progress = 0.0
         self.attached = False
 
-    def prepare(self, model: nn.Module, space: SearchSpace) -> None:
+    def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """Install masks on ``model``.
 
         Args:
             model: the network that ``space`` was built from.
             space: what may be removed from it.
+            mode_of: the structure is searched while this module is in training
+                mode; ``model`` if None. It differs where weights are frozen and
+                the network stays in evaluation mode.
 
         Raises:
             ConfigError, BudgetError: if the budget cannot be met in this space.
@@ -83,6 +86,7 @@ class BaseMutator(nn.Module):
         self._full_cost = space.cost(self.metric, torch.ones(space.num_elements))
         # In __dict__: the network is no part of the mutator's own state.
         self.__dict__['_model'] = model
+        self.__dict__['_mode_of'] = mode_of or model
         model.register_forward_pre_hook(MaskRefresh(self._refresh))
 
     @property
@@ -167,6 +171,11 @@ class BaseMutator(nn.Module):
 
     def _refresh(self) -> None:
         """Set the masks of the forward pass that begins."""
-        model: nn.Module = self.__dict__['_model']
-        searching = model.training and torch.is_grad_enabled() and not self.settled
-        self.masks.set(self._training_mask() if searching else self.hard_mask().to(torch.float32))
+        training = self.__dict__['_mode_of'].training and torch.is_grad_enabled()
+        if training and not self.settled:
+            self.masks.set(self._training_mask())
+            return
+        mask = self.hard_mask().to(torch.float32)
+        if training and not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
+            mask.requires_grad_()  # frozen weights and a fixed structure: a loss must still have a gradient
+        self.masks.set(mask)

@@ -79,9 +79,9 @@ class DMSMutator(BaseMutator):
         self.loss_scale = 1.0
         self._gradient: Tensor | None = None  # of the task loss with respect to the masks, summed over micro-batches
 
-    def prepare(self, model: nn.Module, space: SearchSpace) -> None:
+    def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """See :meth:`BaseMutator.prepare`."""
-        super().prepare(model, space)
+        super().prepare(model, space, mode_of)
         self.register_buffer('keep_ratio', torch.ones(len(space.units)))
         self.register_buffer('velocity', torch.zeros(len(space.units)))
         self.register_buffer('importance', torch.zeros(space.num_elements))

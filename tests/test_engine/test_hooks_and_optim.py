@@ -1,0 +1,90 @@
+"""The hook and the optimizer constructor say what is missing."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+from mmdms.engine import BudgetHook, DMSOptimWrapperConstructor
+from mmdms.errors import ConfigError
+
+
+class Recorder:
+    """Stands for a mutator where only the calls matter."""
+
+    def __init__(self, attached=True):
+        self.attached, self.settled, self.seen, self.optimizers = attached, False, [], []
+
+    def set_progress(self, progress):
+        self.seen.append(progress)
+        self.settled = progress >= 0.5
+
+    def attach(self, optimizer):
+        self.optimizers.append(optimizer)
+
+    def describe(self):
+        return 'a search'
+
+    def describe_structure(self):
+        return 'a structure'
+
+
+class Algorithm(nn.Module):
+    def __init__(self, mutator):
+        super().__init__()
+        self.architecture = nn.Linear(2, 2)
+        self.mutator = mutator
+
+
+def runner(mutator, messages, **kwargs):
+    logger = SimpleNamespace(info=messages.append)
+    return SimpleNamespace(model=Algorithm(mutator), logger=logger, max_iters=4, optim_wrapper=None, **kwargs)
+
+
+def test_progress_and_messages():
+    mutator, messages = Recorder(), []
+    hook = HOOKS.build(dict(type='mmdms.BudgetHook'))
+    assert isinstance(hook, BudgetHook) and hook.priority == 'VERY_HIGH'
+    run = runner(mutator, messages)
+    hook.before_train(run)
+    for iteration in range(4):
+        run.iter = iteration
+        hook.before_train_iter(run, iteration)
+    hook.after_train(run)
+    assert mutator.seen == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert messages == ['a search', 'a structure']
+
+
+def test_hook_wants_the_constructor():
+    with pytest.raises(ConfigError, match="set optim_wrapper.constructor='mmdms.DMSOptimWrapperConstructor'"):
+        BudgetHook().before_train(runner(Recorder(attached=False), []))
+
+
+def test_hook_wants_a_mutator():
+    with pytest.raises(ConfigError, match='BudgetHook needs a model with a mutator'):
+        BudgetHook().before_train(SimpleNamespace(model=nn.Linear(1, 1)))
+
+
+def build(**kwargs):
+    config = dict(optimizer=dict(type='SGD', lr=0.1), **kwargs)
+    return OPTIM_WRAPPER_CONSTRUCTORS.build(
+        dict(type='mmdms.DMSOptimWrapperConstructor', optim_wrapper_cfg=config, paramwise_cfg=None)
+    )
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(base_constructor='DefaultOptimWrapperConstructor')])
+def test_constructor_groups_the_weights_and_attaches_the_structure(kwargs):
+    constructor = build(**kwargs)
+    assert isinstance(constructor, DMSOptimWrapperConstructor)
+    model = Algorithm(Recorder())
+    wrapper = constructor(model)
+    grouped = [p for group in wrapper.optimizer.param_groups for p in group['params']]
+    assert {id(p) for p in grouped} == {id(p) for p in model.architecture.parameters()}
+    assert model.mutator.optimizers == [wrapper.optimizer]
+
+
+def test_constructor_wants_a_mutator():
+    with pytest.raises(ConfigError, match='got Linear: remove optim_wrapper.constructor'):
+        build()(torch.nn.Linear(1, 1))
