@@ -98,7 +98,7 @@ def test_a_block_called_twice_stays():
 
 
 def test_a_block_called_first_with_another_shape_counts_both_calls():
-    """Its first call changes the number of channels' resolution, so only the second looks removable."""
+    """Its first call halves the resolution, so that only the second looks removable."""
 
     class Shrinking(Block):
         def forward(self, x):

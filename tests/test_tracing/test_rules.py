@@ -81,7 +81,7 @@ SEARCHED = {
         lambda n, x: n.out(torch.stack([n.a(x), n.b(x)], 1).sum(1)),
         dict(a=conv(3, 5), b=conv(3, 5), out=conv(5, 2)),
         {},
-        {'': 'mixed with other channels'},
+        {'a': 'mixed with other channels', 'b': 'mixed with other channels'},
     ),
     # Halves of a chunk are equal: 8 channels are 4 pairs; b and c are added.
     'chunk': Case(
@@ -148,7 +148,7 @@ SEARCHED = {
         lambda n, x: n.out(n.a(x) * torch.sigmoid(n.m(n.a(x)))),
         dict(a=conv(3, 6), m=conv(6, 1), out=conv(6, 4)),
         {'a': 6},
-        {'': 'is spread over other channels'},
+        {'m': 'is spread over other channels'},
     ),
     'softmax over space': Case(
         lambda n, x: n.out(torch.softmax(n.a(x).flatten(2), -1).view(1, -1, 4, 4)),
@@ -199,7 +199,7 @@ SEARCHED = {
         attention,
         dict(q=nn.Linear(3, 6), k=nn.Linear(3, 6), v=nn.Linear(3, 5), out=nn.Linear(5, 2)),
         {'v': 5},
-        {'': 'contracted between two activations'},
+        {'q': 'contracted between two activations', 'k': 'contracted between two activations'},
         (torch.rand(1, 7, 3),),
     ),
     'add of constants': Case(lambda n, x: n.out(2 * n.a(x) + 1), dict(a=conv(3, 6), out=conv(6, 4)), {'a': 6}),
