@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,20 +96,32 @@ def check_parity(
     model = model if prepared else prepare_for_parity(model)
     call = forward or (lambda m: m)
     inputs = tree_map(_prepare_input, tuple(inputs))
-    with torch.no_grad():
+    with torch.no_grad(), _float64():
+        # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
+        found = tree_flatten(call(slim(model, space, structure))(*inputs))[0]
         masks = Masks(model, space)
         try:
             masks.set(space.mask(structure).double())
             expected = tree_flatten(call(model)(*inputs))[0]
         finally:
             masks.remove()
-        found = tree_flatten(call(slim(model, space, structure))(*inputs))[0]
     pairs = [(a, b) for a, b in zip(expected, found, strict=True) if isinstance(a, Tensor)]
     shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in pairs if a.shape != b.shape]
     if shapes:
         raise ValueError(f'the sliced network gives other shapes: {shapes[0][1]} instead of {shapes[0][0]}')
     pairs = [(a, b) for a, b in pairs if a.numel()]
     return Parity(_largest([a - b for a, b in pairs]), _largest([a for a, _ in pairs]))
+
+
+@contextmanager
+def _float64() -> Iterator[None]:
+    """What a forward creates (a position encoding, say) is of the type of the prepared weights too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _prepare_input(leaf: Any) -> Any:

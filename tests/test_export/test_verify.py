@@ -155,6 +155,12 @@ def test_parity_compares_every_output(net, space):
         check_parity(net, space, structure, (image(),))
 
 
+def test_a_forward_that_creates_tensors_of_the_default_type(net):
+    net.run = lambda n, x: n.out(n.mid(n.stem(x) + n.stem(torch.linspace(0, 1, 4).expand(1, 3, 4, 4))))
+    assert sizes(build_search_space(net, image())) == {'stem': 6, 'mid': 5}
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_nan_is_not_parity(net, space):
     net.run = lambda n, x: (n.out(n.mid(n.stem(x))), n.out(n.mid(n.stem(x))) * float('nan'))
     assert not check_parity(net, space, random_structure(space, 0.5), (image(),)).holds
