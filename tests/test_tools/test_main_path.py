@@ -161,3 +161,11 @@ def test_bad_input_to_prune(searched, truncated, fail_tool, digits_config, tmp_p
 )
 def test_bad_input_to_search(fail_tool, option, message):
     assert message in fail_tool('train.py', SEARCH, '--cfg-options', option)
+
+
+def test_search_on_two_processes(run_tool, tiny, tmp_path):
+    """Every rank holds the same structure: DDP would fail, and the log would not end with a structure."""
+    arguments = [SEARCH, 2, '--work-dir', tmp_path, *tiny, 'train_cfg.max_epochs=4']
+    log = run_tool('dist_train.sh', *arguments, cwd=tmp_path)
+    assert 'structure fixed: flops at 0.0' in log or 'structure fixed: flops at 0.1' in log
+    assert (tmp_path / 'epoch_4.pth').is_file()
