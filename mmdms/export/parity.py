@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..masking import Masks
@@ -119,9 +120,27 @@ def _float64() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        with _Promote():
+            yield
     finally:
         torch.set_default_dtype(before)
+
+
+class _Promote(TorchFunctionMode):
+    """Operands of mixed precision meet in float64: some networks compute encodings in float32 on purpose."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not func.__name__.endswith('_'):  # written in place, an operand must stay itself
+            leaves = tree_flatten((args, kwargs))[0]
+            kinds = {leaf.dtype for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()}
+            if len(kinds) > 1:
+                args, kwargs = tree_map(_promote, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+def _promote(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _prepare_input(leaf: Any) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
+from ..masking import without_masks
 from ..structure import Structure
 from ..tracing.search_space import FIXED, SearchSpace
 from .resize import remove_blocks, replace_tensors
@@ -16,13 +15,14 @@ def slim(model: nn.Module, space: SearchSpace, structure: Structure) -> nn.Modul
     """Return a smaller copy of ``model`` that holds only what ``structure`` keeps.
 
     The copy is of the class of ``model``, with plain, smaller parameters sliced
-    from those of ``model``; removed blocks give way to a pass-through.
+    from those of ``model``; removed blocks give way to a pass-through. Masks of a
+    search are left out.
 
     Raises:
         StructureError: if the structure is not one of ``space``.
     """
     mask = space.mask(structure)
-    subnet = copy.deepcopy(model)
+    subnet = without_masks(model)
     # Sizes first: a removed block may hold the name of a weight that it shares with one that stays.
     replace_tensors(subnet, sliced_tensors(subnet, space, mask))
     remove_blocks(subnet, removed_blocks(space, mask))
