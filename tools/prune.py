@@ -1,7 +1,7 @@
 """Export what a search found: a config and a checkpoint that standard tools retrain, test and deploy.
 
 Example:
-    python tools/prune.py configs/dms/dms_resnet50_8xb32_in1k.py work_dirs/dms/epoch_30.pth --out-dir pruned
+    python tools/prune.py configs/dms/dms-50_resnet50_8xb32_in1k.py work_dirs/dms/epoch_10.pth --out-dir pruned
     python tools/train.py pruned/config.py
 """
 

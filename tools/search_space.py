@@ -2,7 +2,7 @@
 
 Examples:
     python tools/search_space.py mmpretrain::resnet/resnet50_8xb32_in1k.py
-    python tools/search_space.py configs/dms/dms_resnet50_8xb32_in1k.py --random-prune 0.5 --json out.json
+    python tools/search_space.py configs/dms/dms-50_resnet50_8xb32_in1k.py --random-prune 0.5 --json out.json
 """
 
 import argparse
