@@ -61,7 +61,7 @@ def subnet_config(
 ) -> dict[str, Any]:
     """Config from which :func:`build_subnet` builds ``subnet``, sliced from ``supernet``."""
     # All names of a shared weight: the block that holds its first name may be gone.
-    before = dict(supernet.named_parameters(remove_duplicate=False))
+    before: dict[str, torch.Tensor] = dict(supernet.named_parameters(remove_duplicate=False))
     before.update(supernet.named_buffers(remove_duplicate=False))
     after = {**dict(subnet.named_parameters()), **dict(subnet.named_buffers())}
     shapes = {name: list(t.shape) for name, t in after.items() if t.shape != before[name].shape}
