@@ -54,7 +54,9 @@ def _print(report: dict[str, Any], folder: str) -> None:
         f'budget: {budget["metric"]} at most {budget["target"]:.4f} of the supernet, achieved {budget["achieved"]:.4f}'
     )
     if budget['achieved'] < 0.99 * budget['target']:
-        print('        this is the nearest structure below the budget: a smaller divisor would come closer')
+        print(
+            '        this is the nearest structure below the budget: a search with a smaller divisor would come closer'
+        )
     holds = parity['max_abs_diff'] <= TOLERANCE * parity['max_abs_output']
     print(
         f'parity: sliced and masked network differ by {parity["max_abs_diff"]:.3g} of {parity["max_abs_output"]:.3g}'

@@ -44,5 +44,7 @@ class DMSOptimWrapperConstructor:
                 'remove optim_wrapper.constructor to train an ordinary model'
             )
         optim_wrapper = self._base(algorithm.architecture)
+        if algorithm.freeze_weights:
+            optim_wrapper.optimizer.add_param_group(dict(params=[algorithm.anchor]))
         algorithm.mutator.attach(optim_wrapper.optimizer)
         return optim_wrapper

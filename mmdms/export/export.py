@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..errors import BudgetError
 from ..masking import without_masks
 from ..models.algorithms.dms import DMSAlgorithm
 from ..utils.architecture import tensor_forward
@@ -44,6 +45,12 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
     subnet = slim(supernet, space, structure)
     parity = check_parity(supernet, space, structure, (torch.rand(1, *algorithm.input_shape),), tensor_forward)
     full = torch.ones(space.num_elements)
+    achieved = space.cost(mutator.metric, mask) / space.cost(mutator.metric, full)
+    if achieved > mutator.target:
+        raise BudgetError(
+            f'the structure of this checkpoint was fixed at {achieved:.4f} of the {mutator.metric}, and the config '
+            f'allows {mutator.target:g}: give the config that it was searched with, or search again'
+        )
 
     def figures(metric: str) -> dict[str, float]:
         before, after = space.cost(metric, full), space.cost(metric, mask)
@@ -52,7 +59,7 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
     report = dict(
         flops=figures('flops'),
         params=figures('params'),
-        budget=dict(metric=mutator.metric, target=mutator.target, achieved=figures(mutator.metric)['ratio']),
+        budget=dict(metric=mutator.metric, target=mutator.target, achieved=achieved),
         parity=parity.to_dict(),
         units=structure.report(),
         input_shape=list(algorithm.input_shape),

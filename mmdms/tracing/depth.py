@@ -44,6 +44,7 @@ def find_runs(
     names: dict[str, int] = {}
     result = []
     for (container, _), blocks in runs.items():
+        container = container or 'network'  # the network itself is a Sequential
         names[container] = names.get(container, 0) + 1
         result.append((container if names[container] == 1 else f'{container}#{names[container]}', blocks))
     return result, problems

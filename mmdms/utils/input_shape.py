@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ConfigError
+from .architecture import check_input_shape
 
 CHANNELS = 3
 SIZE_KEYS = ('crop_size', 'scale', 'img_scale', 'size', 'img_size')
@@ -22,8 +23,7 @@ def infer_input_shape(config: Any) -> tuple[int, int, int]:
     """
     model = config.get('model') or {}
     if model.get('input_shape'):
-        height, width = model['input_shape'][-2:]
-        return CHANNELS, height, width
+        return check_input_shape(model['input_shape'])
     size = model.get('backbone', {}).get('img_size') if isinstance(model.get('backbone'), dict) else None
     for key in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
         dataset = (config.get(key) or {}).get('dataset') or {}

@@ -35,6 +35,7 @@ class Algorithm(nn.Module):
     def __init__(self, mutator):
         super().__init__()
         self.architecture = nn.Linear(2, 2)
+        self.freeze_weights = False
         self.mutator = mutator
 
 

@@ -58,6 +58,8 @@ class DMSAlgorithm(BaseModel):
         self.register_load_state_dict_pre_hook(_accept_plain_checkpoint)
         if freeze_weights:
             model.requires_grad_(False)
+            # DDP and the gradient scaler refuse a model in which nothing trains; this parameter stays 0.
+            self.anchor = nn.Parameter(torch.zeros(()))
 
     def init_weights(self) -> None:
         """Initialise the architecture; masks are off meanwhile, so that every weight is reached."""
@@ -76,6 +78,8 @@ class DMSAlgorithm(BaseModel):
         result = self.architecture(inputs, data_samples, mode=mode)
         if mode == 'loss':
             result = {**result, **self.mutator.losses()}
+            if self.freeze_weights:
+                result['budget_loss'] = result['budget_loss'] + 0.0 * self.anchor
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -99,5 +103,5 @@ def _accept_plain_checkpoint(module: nn.Module, state: dict[str, Any], prefix: s
         if f'architecture.{key[len(prefix) :]}' in own:
             state[f'{prefix}architecture.{key[len(prefix) :]}'] = state.pop(key)
     for key, value in own.items():
-        if key.startswith('mutator.'):
+        if not key.startswith('architecture.'):
             state[prefix + key] = value
