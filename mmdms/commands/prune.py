@@ -35,6 +35,11 @@ def prune(
             'which the supernet does not; give the config that it was searched with'
         )
     algorithm.load_state_dict(state)
+    if not algorithm.mutator.settled:
+        print(
+            'this checkpoint is from before the search fixed its structure: exporting the nearest structure that '
+            'meets the budget; it will score below what the search logged until it is retrained'
+        )
     report = export(algorithm, config, folder, init)
     _print(report, str(folder))
     return report

@@ -112,6 +112,20 @@ def test_scratch_config_does_not_load(searched, run_tool, tmp_path):
     assert Config.fromfile(folder / 'config.py').load_from is None
 
 
+def test_checkpoint_from_before_the_structure_was_fixed(run_tool, tiny, tmp_path):
+    run_tool('train.py', SEARCH, '--work-dir', tmp_path, *tiny, 'train_cfg.max_epochs=4',
+             'default_hooks.checkpoint.max_keep_ckpts=4', cwd=tmp_path)  # fmt: skip
+    printed = run_tool('prune.py', SEARCH, tmp_path / 'epoch_1.pth', '--out-dir', tmp_path / 'out', cwd=tmp_path)
+    assert 'before the search fixed its structure' in printed
+    assert 0.099 <= json.loads((tmp_path / 'out' / 'report.json').read_text())['budget']['achieved'] <= 0.1
+
+
+def test_a_smaller_budget_than_searched_is_refused(searched, run_tool, tmp_path):
+    options = ['--out-dir', tmp_path / 'out', '--cfg-options', 'model.mutator.budget.target=0.05']
+    said = run_tool('prune.py', SEARCH, searched[0] / 'epoch_4.pth', *options, cwd=tmp_path, status=2)
+    assert 'was fixed at 0.0' in said and 'allows 0.05' in said and not (tmp_path / 'out').exists()
+
+
 def test_existing_output_is_kept(searched, pruned, run_tool, tmp_path):
     before = {path: path.read_bytes() for path in pruned[0].iterdir()}
     arguments = [SEARCH, searched[0] / 'epoch_4.pth', '--out-dir', pruned[0]]
