@@ -146,7 +146,7 @@ def test_evaluation_is_hard():
 
 
 def test_depth_is_fixed_while_refining():
-    model, mutator = prepared(structure_lr=0.05)
+    model, mutator = prepared(structure_lr=1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     mutator.attach(optimizer)
     depth = []

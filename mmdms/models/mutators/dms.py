@@ -44,7 +44,10 @@ class DMSMutator(BaseMutator):
 
     Args:
         budget, schedule, divisor: see :class:`BaseMutator`.
-        structure_lr: keep ratio that a unit of average gradient moves per step (before momentum).
+        structure_lr: keep ratio that a unit of average gradient moves over the whole
+            search, before momentum; a step moves its share of progress of it. So
+            it is constant over a run, and a longer run averages more noise away
+            instead of wandering further.
         structure_momentum: in [0, 1).
         importance_decay: of the moving average of Taylor importance, in [0, 1).
 
@@ -57,13 +60,14 @@ class DMSMutator(BaseMutator):
     importance: Tensor
     sharpness: Tensor
     floor: Tensor
+    last_progress: Tensor
 
     def __init__(
         self,
         budget: dict[str, Any],
         schedule: dict[str, float] | None = None,
         divisor: int | str = 'auto',
-        structure_lr: float = 3e-3,
+        structure_lr: float = 1.5,
         structure_momentum: float = 0.9,
         importance_decay: float = 0.99,
     ) -> None:
@@ -85,6 +89,7 @@ class DMSMutator(BaseMutator):
         self.register_buffer('keep_ratio', torch.ones(len(space.units)))
         self.register_buffer('velocity', torch.zeros(len(space.units)))
         self.register_buffer('importance', torch.zeros(space.num_elements))
+        self.register_buffer('last_progress', torch.zeros((), dtype=torch.float64))
         sharpness = torch.tensor([SHARPNESS[u.kind] for u in space.units])
         self.register_buffer('sharpness', sharpness, persistent=False)
         # Below half an element the hard mask would be empty: a channel unit keeps one.
@@ -119,7 +124,9 @@ class DMSMutator(BaseMutator):
             slope = slope.masked_fill(self.is_depth, 0.0)
         slope = slope / slope.square().mean().sqrt().clamp(min=1e-12)
         self.velocity.mul_(self.structure_momentum).add_(slope)
-        moved = torch.maximum(self.keep_ratio - self.structure_lr * self.velocity, self.floor).clamp(max=1.0)
+        rate = self.structure_lr * float(self.progress - self.last_progress)
+        self.last_progress.fill_(self.progress)
+        moved = torch.maximum(self.keep_ratio - rate * self.velocity, self.floor).clamp(max=1.0)
         self.keep_ratio.copy_(self._onto_budget(moved))
 
     def _on_step(self, *_: Any) -> None:
