@@ -7,7 +7,7 @@ import torch
 
 from .labels import Frozen, compact
 from .patterns import Patterns
-from .tracer import BlockCall, Trace
+from .records import BlockCall, Trace
 
 
 def find_runs(

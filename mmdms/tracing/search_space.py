@@ -16,7 +16,7 @@ from ..structure import Structure, UnitInfo
 from .depth import find_runs
 from .labels import FreezeReason, Frozen
 from .patterns import Patterns
-from .tracer import Axis, Trace
+from .records import Axis, Trace
 
 FIXED = -1
 """Element index of a position that always stays."""
@@ -27,7 +27,7 @@ class ParameterAxis:
     """A dimension of a parameter or buffer whose positions follow elements.
 
     ``elements[i]`` is the index of the element that position ``i`` follows, or
-    ``FIXED``. ``role`` is that of :class:`mmdms.tracing.tracer.Axis`.
+    ``FIXED``. ``role`` is that of :class:`mmdms.tracing.records.Axis`.
     """
 
     parameter: str

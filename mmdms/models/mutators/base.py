@@ -124,7 +124,8 @@ class BaseMutator(nn.Module):
         """Share of the supernet's cost of masks (elements,), hard or soft; differentiable."""
         mask = mask.to(torch.float64)
         table = self._table = self._table.to(mask.device)
-        return table(self.space.counts(mask), mask) / self._full_cost
+        counts = mask.new_zeros(len(self.totals)).index_add(0, self.unit, mask)
+        return table(counts, mask) / self._full_cost
 
     @torch.no_grad()
     def losses(self) -> dict[str, Tensor]:
@@ -133,7 +134,8 @@ class BaseMutator(nn.Module):
         soft = hard if self.settled else self._soft_cost()
         target = torch.tensor(self.target_now, dtype=torch.float64, device=soft.device)
         loss = torch.relu(torch.log(soft / target))
-        return dict(budget_loss=loss, soft_cost=soft, hard_cost=hard, target=target)
+        values = dict(budget_loss=loss, soft_cost=soft, hard_cost=hard, target=target)
+        return {name: value.float() for name, value in values.items()}  # beside a task loss, of its type
 
     def describe(self) -> str:
         """One line about the search."""

@@ -1,0 +1,61 @@
+"""What a trace writes down: axes of parameters, cost terms, calls of blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .labels import FreezeReason, LabelStore
+
+
+@dataclass
+class Axis:
+    """One dimension of one parameter or buffer that follows channel elements.
+
+    ``role`` is ``'in'`` where the parameter contracts over the elements (so a
+    mask on this dimension removes them), ``'out'`` where it produces them, and
+    ``'through'`` where it acts on each of them separately.
+    """
+
+    parameter: str
+    dim: int
+    labels: Tensor
+    role: str
+    module: str
+
+
+@dataclass
+class CostTerm:
+    """A product of counts: ``coefficient * prod(count(axis) for axis in axes)``.
+
+    Each axis is a label vector; its count is the number of positions kept.
+    """
+
+    metric: str
+    coefficient: float
+    axes: tuple[Tensor, ...]
+    module: str
+
+
+@dataclass
+class BlockCall:
+    """One call of a module that stands in a Sequential or ModuleList."""
+
+    name: str
+    input_labels: Tensor
+    output_labels: Tensor
+    has_identity: bool
+    problem: str | None = None
+
+
+@dataclass
+class Trace:
+    """Everything that one run of the network taught."""
+
+    store: LabelStore
+    axes: dict[tuple[str, int], Axis] = field(default_factory=dict)
+    costs: list[CostTerm] = field(default_factory=list)
+    blocks: dict[str, BlockCall] = field(default_factory=dict)
+    elementwise: dict[str, tuple[Tensor, str]] = field(default_factory=dict)
+    opaque: dict[str, FreezeReason] = field(default_factory=dict)
