@@ -160,8 +160,9 @@ def remove_masks(model: nn.Module) -> None:
                 del hooks[handle]
 
 
-def without_masks(model: nn.Module) -> nn.Module:
-    """A copy of a network, plain again."""
-    copied = copy.deepcopy(model)
+def without_masks(model: nn.Module, share_tensors: bool = False) -> nn.Module:
+    """A copy of a network, plain again; on request it shares its parameters and buffers with the original."""
+    tensors = [*model.parameters(), *model.buffers()] if share_tensors else []
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     remove_masks(copied)
     return copied

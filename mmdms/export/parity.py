@@ -99,7 +99,7 @@ def check_parity(
     inputs = tree_map(_prepare_input, tuple(inputs))
     with torch.no_grad(), _float64():
         # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
-        found = tree_flatten(call(slim(model, space, structure))(*inputs))[0]
+        found = tree_flatten(call(slim(model, space, structure, share_tensors=True))(*inputs))[0]
         masks = Masks(model, space)
         try:
             masks.set(space.mask(structure).double())

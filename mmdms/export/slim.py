@@ -11,18 +11,23 @@ from ..tracing.search_space import FIXED, SearchSpace
 from .resize import remove_blocks, replace_tensors
 
 
-def slim(model: nn.Module, space: SearchSpace, structure: Structure) -> nn.Module:
+def slim(model: nn.Module, space: SearchSpace, structure: Structure, share_tensors: bool = False) -> nn.Module:
     """Return a smaller copy of ``model`` that holds only what ``structure`` keeps.
 
     The copy is of the class of ``model``, with plain, smaller parameters sliced
     from those of ``model``; removed blocks give way to a pass-through. Masks of a
     search are left out.
 
+    Args:
+        model, space, structure: the supernet, what may be removed from it, and what stays.
+        share_tensors: whether tensors that keep their size are those of ``model`` itself:
+            cheaper, for a network that only runs forward.
+
     Raises:
         StructureError: if the structure is not one of ``space``.
     """
     mask = space.mask(structure)
-    subnet = without_masks(model)
+    subnet = without_masks(model, share_tensors)
     # Sizes first: a removed block may hold the name of a weight that it shares with one that stays.
     replace_tensors(subnet, sliced_tensors(subnet, space, mask))
     remove_blocks(subnet, removed_blocks(space, mask))
