@@ -2,8 +2,8 @@
 
 Those with an mmengine parent are its children: ``dict(type='mmdms.DMSAlgorithm')``
 resolves from any other scope, and an architecture of another scope resolves
-from inside ours. ``MUTATORS``, ``ADAPTERS`` and ``METRICS_OF_COST`` have no
-counterpart in mmengine and are roots of their own.
+from inside ours. ``MUTATORS`` has no counterpart in mmengine and is a root of
+its own.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS

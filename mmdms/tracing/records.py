@@ -27,12 +27,11 @@ class Axis:
 
 @dataclass
 class CostTerm:
-    """A product of counts: ``coefficient * prod(count(axis) for axis in axes)``.
+    """FLOPs of one operation, a product of counts: ``coefficient * prod(count(axis) for axis in axes)``.
 
     Each axis is a label vector; its count is the number of positions kept.
     """
 
-    metric: str
     coefficient: float
     axes: tuple[Tensor, ...]
     module: str

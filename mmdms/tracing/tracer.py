@@ -157,9 +157,9 @@ class Tracer(TorchDispatchMode):
         axis = self.trace.axes.get((parameter, dim))
         return axis.labels if axis is not None else None
 
-    def cost(self, metric: str, coefficient: float, *axes: Tensor) -> None:
-        """Record what an operation costs."""
-        self.trace.costs.append(CostTerm(metric, coefficient, axes, self.module))
+    def cost(self, coefficient: float, *axes: Tensor) -> None:
+        """Record the FLOPs of an operation."""
+        self.trace.costs.append(CostTerm(coefficient, axes, self.module))
 
     @property
     def running(self) -> nn.Module:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -115,6 +117,8 @@ class DMSMutator(BaseMutator):
         if get_world_size() > 1:
             all_reduce(gradient, op='mean')
         if not torch.isfinite(gradient).all():
+            message = f'the gradient of the masks is not finite at progress {self.progress:.4f}: the structure stays'
+            print_log(message, logger='current', level=logging.WARNING)
             return
         mask, slope = self._soft_mask_gradient(gradient)
         self.importance.copy_(

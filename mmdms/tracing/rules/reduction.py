@@ -76,4 +76,4 @@ def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
 def _pool_cost(t: Tracer, tensor: Tensor, labels: Tensor, scale: int = 1) -> None:
     """Adaptive pooling and upsampling count elements, as mmengine counts them."""
     channels = t.store.along(labels, labels.dim() - 3)
-    t.cost('flops', scale * tensor.numel() / channels.numel(), channels)
+    t.cost(scale * tensor.numel() / channels.numel(), channels)

@@ -44,7 +44,7 @@ def convolution(t: Tracer, call: Call) -> Tensor:
     if groups > 1 and weight.size(1) == 1 and not transposed:  # depthwise, with any multiplier
         outgoing = incoming.repeat_interleave(out_channels // groups)
         t.axis(name, 0, outgoing, 'through')
-        t.cost('flops', kernel, outgoing)
+        t.cost(kernel, outgoing)
     elif groups > 1 and transposed:
         return _unsupported(t, call, 'is a grouped transposed convolution')
     else:
@@ -57,7 +57,7 @@ def convolution(t: Tracer, call: Call) -> Tensor:
             t.store.unify(outgoing.view(groups, -1)[:1], outgoing.view(groups, -1))
         t.axis(name, in_dim, incoming, 'in')
         t.axis(name, out_dim, outgoing, 'out')
-        t.cost('flops', kernel, incoming, outgoing)
+        t.cost(kernel, incoming, outgoing)
     _vector(t, bias, outgoing)
     return expand_along(outgoing, 1, call.out.shape)
 
@@ -105,7 +105,7 @@ def _contract(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | N
         outgoing = t.store.fresh(weight.size(1))
     t.axis(view.name, in_dim, incoming, 'in')
     t.axis(view.name, out_dim, outgoing, 'out')
-    t.cost('flops', x.size(0), incoming, outgoing)
+    t.cost(x.size(0), incoming, outgoing)
     _vector(t, bias, outgoing)
     return expand_along(outgoing, 1, call.out.shape)
 
@@ -141,9 +141,9 @@ def _product_cost(t: Tracer, call: Call, x: Tensor, labels: Tensor) -> Tensor:
     varying = [dim for dim, size in enumerate(compact(labels).shape) if size > 1]
     if len(varying) == 1:
         axis = compact(labels).flatten()
-        t.cost('flops', total / axis.numel(), axis)
+        t.cost(total / axis.numel(), axis)
     else:
-        t.cost('flops', total)
+        t.cost(total)
     return labels
 
 
@@ -176,5 +176,5 @@ def batch_norm(t: Tracer, call: Call) -> list[Tensor]:
         if isinstance(vector, Tensor):
             _vector(t, vector, labels)
     affine = isinstance(vectors[0], Tensor)
-    t.cost('flops', (2 if affine else 1) * x.numel() / x.size(1), labels)
+    t.cost((2 if affine else 1) * x.numel() / x.size(1), labels)
     return [expand_along(labels, 1, x.shape)]
