@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adapters.base import adapt, groups
 from .export.verify import Verifier
-from .tracing.search_space import SearchSpace, SearchSpaceBuilder
+from .tracing.builder import SearchSpaceBuilder
+from .tracing.search_space import SearchSpace
 from .tracing.tracer import trace
 
 
@@ -49,7 +51,9 @@ def build_search_space(
     # Autograd must see every parameter: it is how operations that the dispatcher misses are noticed.
     for parameter in probe.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
+    adapt(probe, masked=True)
     found = trace(probe, arguments, call(probe))
+    found.together = groups(probe)
     space = SearchSpaceBuilder(model, found, include, exclude).build()
     if verify:
         with torch.random.fork_rng(devices=[]):

@@ -4,8 +4,8 @@ A channel is gone exactly when every weight that reads it ignores it, so masks
 multiply the input dimension of weights: ``conv(x * m, W) = conv(x, W * m)``.
 A module that owns such a weight is given a subclass of its own class whose
 ``weight`` is a property that returns the masked weight; the parameter itself
-stays where it is, under its name. Blocks of a depth unit are gated as
-``x + m * (block(x) - x)``.
+stays where it is, under its name. Modules with an adapter mask in their own
+forward. Blocks of a depth unit are gated as ``x + m * (block(x) - x)``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .adapters.base import MASKS as INNER_MASKS
+from .adapters.base import adapt, unadapt_masked
 from .tracing.search_space import FIXED, SearchSpace
 
 
@@ -37,9 +39,13 @@ class MaskBank:
         self._extended = None if values is None else torch.cat([values, values.new_ones(1)])
 
     def at(self, elements: Tensor) -> Tensor:
-        """Masks of the elements that an axis follows, of the shape of ``elements``."""
+        """Masks of the positions of an axis, shape (positions,), of its elements (positions, factors)."""
         assert self._extended is not None
-        return self._extended[elements]
+        first, *others = elements.unbind(1)
+        mask = self._extended[first]
+        for other in others:
+            mask = mask * self._extended[other]
+        return mask
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
         # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values.
@@ -69,6 +75,21 @@ class MaskedWeight:
             view[dim] = -1
             parameter = parameter * self.bank.at(elements).view(view).to(parameter.dtype)
         return parameter
+
+
+class ModuleMaskValue:
+    """What an adapter's ``follow`` returns: the mask of its elements, or None while masks are off."""
+
+    def __init__(self, bank: MaskBank, elements: Tensor) -> None:
+        self.bank = bank
+        self.elements = elements
+
+    def __call__(self) -> Tensor | None:
+        if self.bank.values is None:
+            return None
+        if self.elements.device != self.bank.values.device:
+            self.elements = self.elements.to(self.bank.values.device)
+        return self.bank.at(self.elements)
 
 
 class BlockGate:
@@ -117,16 +138,21 @@ class Masks:
     def __init__(self, model: nn.Module, space: SearchSpace) -> None:
         self.bank = MaskBank()
         self._model = model
+        adapt(model, masked=True)
+        for mask in space.inner:
+            installed = model.get_submodule(mask.module).__dict__.setdefault(INNER_MASKS, {})
+            installed[mask.name] = ModuleMaskValue(self.bank, mask.elements)
         self._install_weights(model, space)
-        for element, name in space.blocks.items():
-            model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element))
+        for element, group in space.blocks.items():
+            for name in group:
+                model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element))
 
     def set(self, values: Tensor | None) -> None:
         """Use these masks, shape (elements,), from now on; None: none."""
         self.bank.set(values)
 
     def remove(self) -> None:
-        """Give every module of the network its own class back."""
+        """Give the modules of the network their own classes back (see :func:`remove_masks`)."""
         remove_masks(self._model)
 
     def _install_weights(self, model: nn.Module, space: SearchSpace) -> None:
@@ -148,8 +174,12 @@ class Masks:
 
 
 def remove_masks(model: nn.Module) -> None:
-    """Take all masks off a network, in place: classes, gates and what sets them."""
+    """Take all masks off a network, in place: classes, gates and what sets them.
+
+    Adapters that the network would need once it is sliced stay.
+    """
     for module in model.modules():
+        module.__dict__.pop(INNER_MASKS, None)
         base = getattr(type(module), '_mmdms_base', None)
         if base is not None:
             module.__class__ = base
@@ -158,6 +188,7 @@ def remove_masks(model: nn.Module) -> None:
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for handle in [h for h, hook in hooks.items() if isinstance(hook, (BlockGate, MaskRefresh))]:
                 del hooks[handle]
+    unadapt_masked(model)
 
 
 def without_masks(model: nn.Module, share_tensors: bool = False) -> nn.Module:

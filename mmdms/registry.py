@@ -2,8 +2,8 @@
 
 Those with an mmengine parent are its children: ``dict(type='mmdms.DMSAlgorithm')``
 resolves from any other scope, and an architecture of another scope resolves
-from inside ours. ``MUTATORS`` has no counterpart in mmengine and is a root of
-its own.
+from inside ours. ``MUTATORS`` and ``ADAPTERS`` have no counterpart in mmengine
+and are roots of their own.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -24,3 +24,4 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmdms', locations=['mmdms.datasets'])
 MUTATORS = Registry('mutator', scope='mmdms', locations=['mmdms.models.mutators'])
+ADAPTERS = Registry('adapter', scope='mmdms', locations=['mmdms.adapters'])

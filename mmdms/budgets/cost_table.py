@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ from ..structure import UnitInfo
 
 
 class CostTable:
-    """Cost as a sum of ``coefficient * count_a * count_b * gate`` over rows.
+    """Cost as a sum of ``coefficient * prod(counts) * gate`` over rows.
 
     A count is ``fixed + sum_u per_unit[u] * counts[u]``: positions that always
     stay, and for every unit the number of positions that each element holds. A
@@ -20,8 +22,9 @@ class CostTable:
     Args:
         fixed: positions that always stay, shape (axes,).
         per_unit: positions per kept element, shape (axes, units).
-        coefficients, rows, gates: per row, shapes (rows,), (rows, 2), (rows,);
-            ``rows`` indexes axes, ``gates`` elements (-1: none).
+        coefficients, rows, gates: per row, shapes (rows,), (rows, factors), (rows,);
+            ``rows`` indexes axes, ``gates`` elements (-1: none). Two factors are the
+            channels in and out; heads times width make it up to four.
     """
 
     def __init__(self, fixed: Tensor, per_unit: Tensor, coefficients: Tensor, rows: Tensor, gates: Tensor) -> None:
@@ -42,7 +45,10 @@ class CostTable:
         """
         axis = torch.addmv(self.fixed, self.per_unit, counts)
         gated = torch.cat([mask, mask.new_ones(1)])[self.gates]
-        return (self.coefficients * axis[self.rows[:, 0]] * axis[self.rows[:, 1]] * gated).sum()
+        cost = self.coefficients * gated
+        for factor in self.rows.unbind(1):
+            cost = cost * axis[factor]
+        return cost.sum()
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float64) -> CostTable:
         """The same table elsewhere."""
@@ -61,29 +67,52 @@ class CostTableBuilder:
             torch.arange(len(units)), torch.tensor([u.total for u in units], dtype=torch.long)
         )
         self._axes: dict[tuple[float, ...], int] = {}
-        self._rows: dict[tuple[int, int, int], float] = {}
+        self._rows: dict[tuple[int, tuple[int, ...]], float] = {}
+        self._one = self._axis([1.0] + [0.0] * len(units))
 
     def add(self, coefficient: float, axes: Sequence[Tensor], gate: int | None) -> None:
-        """Add ``coefficient * prod(count(axis))``, at most two axes, each a vector of elements (-1: fixed)."""
-        if len(axes) > 2:
-            raise ValueError(f'a cost row has at most 2 axes, got {len(axes)}')
-        indices = sorted([self._axis(axis) for axis in axes] + [self._one()] * (2 - len(axes)))
-        key = (indices[0], indices[1], -1 if gate is None else gate)
-        self._rows[key] = self._rows.get(key, 0.0) + coefficient
+        """Add ``coefficient * prod(count(axis))``.
+
+        Args:
+            coefficient: cost per combination of positions.
+            axes: each the elements of an axis, shape (positions, factors), as in
+                :class:`mmdms.tracing.search_space.ParameterAxis`.
+            gate: element of the depth unit that encloses the operation, if any.
+        """
+        for parts in product(*(self._parts(axis) for axis in axes)):
+            factors = sorted(factor for _, found in parts for factor in found)
+            key = (-1 if gate is None else gate, tuple(factors))
+            self._rows[key] = self._rows.get(key, 0.0) + coefficient * prod(scale for scale, _ in parts)
 
     def build(self) -> CostTable:
         """The table, in float64."""
-        if not self._axes:
-            self._one()
         table = torch.tensor(list(self._axes), dtype=torch.float64)
-        keys = torch.tensor(list(self._rows), dtype=torch.long).view(-1, 3)
+        width = max([2, *(len(factors) for _, factors in self._rows)])
+        rows = [[*factors, *[self._one] * (width - len(factors))] for _, factors in self._rows]
         coefficients = torch.tensor(list(self._rows.values()), dtype=torch.float64)
-        return CostTable(table[:, 0].clone(), table[:, 1:].clone(), coefficients, keys[:, :2], keys[:, 2])
+        gates = torch.tensor([gate for gate, _ in self._rows], dtype=torch.long)
+        rows_tensor = torch.tensor(rows, dtype=torch.long).view(-1, width)
+        return CostTable(table[:, 0].clone(), table[:, 1:].clone(), coefficients, rows_tensor, gates)
 
-    def _one(self) -> int:
-        return self._axes.setdefault((1.0, *[0.0] * len(self._units)), len(self._axes))
+    def _axis(self, row: list[float]) -> int:
+        return self._axes.setdefault(tuple(row), len(self._axes))
 
-    def _axis(self, elements: Tensor) -> int:
-        positions = torch.bincount(self._unit_of[elements[elements >= 0]], minlength=len(self._units))
+    def _parts(self, elements: Tensor) -> list[tuple[float, list[int]]]:
+        """The count of kept positions as a sum of ``scale * prod(counts)``."""
+        known = (elements >= 0).sum(1)
+        single = elements[known < 2].amax(1)
+        positions = torch.bincount(self._unit_of[single[single >= 0]], minlength=len(self._units))
         per_unit = [float(n) / unit.total for n, unit in zip(positions.tolist(), self._units, strict=True)]
-        return self._axes.setdefault((float((elements < 0).sum()), *per_unit), len(self._axes))
+        parts: list[tuple[float, list[int]]] = []
+        if len(single) or not len(elements):
+            parts.append((1.0, [self._axis([float((single < 0).sum()), *per_unit])]))
+        pairs, counts = torch.unique(self._unit_of[elements[known == 2]], dim=0, return_counts=True)
+        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+            # Every combination of the two units' elements is there equally often.
+            scale = count / (self._units[pair[0]].total * self._units[pair[1]].total)
+            parts.append((scale, [self._whole(unit) for unit in pair]))
+        return parts
+
+    def _whole(self, unit: int) -> int:
+        """Axis that counts the kept elements of one unit."""
+        return self._axis([0.0] + [float(unit == other) for other in range(len(self._units))])

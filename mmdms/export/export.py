@@ -15,7 +15,7 @@ from ..masking import without_masks
 from ..models.algorithms.dms import DMSAlgorithm
 from ..utils.architecture import tensor_forward
 from .parity import check_parity
-from .slim import removed_blocks, slim
+from .slim import slim
 from .subnet import subnet_config
 from .write import CHECKPOINT, write_export
 
@@ -64,7 +64,7 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
         units=structure.report(),
         input_shape=list(algorithm.input_shape),
     )
-    model = subnet_config(config.model['architecture'], supernet, subnet, removed_blocks(space, mask))
+    model = subnet_config(config.model['architecture'], supernet, subnet, space, mask)
     write_export(folder, retrain_config(config, model, init), plain_state(subnet), structure.to_json(), report)
     return report
 

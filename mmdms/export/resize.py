@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Resizer = Callable[[Any, dict[str, tuple[int, ...]]], None]
-_RESIZERS: list[tuple[type, Resizer]] = []
-
-
-def resizer(kind: type) -> Callable[[Resizer], Resizer]:
-    """Register how attributes of a module type follow its parameter shapes.
-
-    The function is called with the module and its old shapes by attribute name,
-    after the parameters were replaced.
-    """
-
-    def register(function: Resizer) -> Resizer:
-        _RESIZERS.append((kind, function))
-        return function
-
-    return register
-
-
-@resizer(nn.modules.conv._ConvNd)
-def _conv(module: nn.modules.conv._ConvNd, old: dict[str, tuple[int, ...]]) -> None:
-    first, second = module.weight.shape[:2]
-    if module.groups > 1 and old['weight'][1] == 1:  # depthwise: groups follow the channels
-        module.groups = first // (old['weight'][0] // module.groups)
-    if module.transposed:
-        module.in_channels, module.out_channels = first, second * module.groups
-    else:
-        module.in_channels, module.out_channels = second * module.groups, first
-
-
-@resizer(nn.Linear)
-def _linear(module: nn.Linear, old: dict[str, tuple[int, ...]]) -> None:
-    module.out_features, module.in_features = module.weight.shape
-
-
-@resizer(nn.modules.batchnorm._NormBase)
-def _batch_norm(module: nn.modules.batchnorm._NormBase, old: dict[str, tuple[int, ...]]) -> None:
-    for name in ('weight', 'running_mean'):
-        if getattr(module, name) is not None:
-            module.num_features = getattr(module, name).numel()
-
-
-@resizer(nn.PReLU)
-def _prelu(module: nn.PReLU, old: dict[str, tuple[int, ...]]) -> None:
-    module.num_parameters = module.weight.numel()
+from ..adapters.base import adapters_of
 
 
 class Passthrough(nn.Module):
@@ -63,7 +20,7 @@ class Passthrough(nn.Module):
 
 
 def replace_tensors(model: nn.Module, new: dict[str, Tensor]) -> None:
-    """Replace parameters and buffers by name, wherever they are shared, and update attributes.
+    """Replace parameters and buffers by name, wherever they are shared, and have adapters update attributes.
 
     Args:
         model: changed in place.
@@ -71,7 +28,8 @@ def replace_tensors(model: nn.Module, new: dict[str, Tensor]) -> None:
     """
     by_id = {id(t): new[name] for name, t in [*model.named_parameters(), *model.named_buffers()] if name in new}
     replaced: dict[int, nn.Parameter] = {}
-    for module in model.modules():
+    touched: dict[str, dict[str, tuple[int, ...]]] = {}
+    for module_name, module in model.named_modules():
         old: dict[str, tuple[int, ...]] = {}
         for attribute, tensor in list(_own_tensors(module)):
             if id(tensor) not in by_id:
@@ -84,9 +42,26 @@ def replace_tensors(model: nn.Module, new: dict[str, Tensor]) -> None:
             else:
                 module._buffers[attribute] = value
         if old:
-            for kind, function in _RESIZERS:
-                if isinstance(module, kind):
-                    function(module, old)
+            touched[module_name] = old
+    holders = {holder for name in touched for holder in _with_parents(name)}
+    for module_name in sorted(holders, key=lambda name: -name.count('.') if name else 1):  # children first
+        module = model.get_submodule(module_name)
+        for adapter in adapters_of(type(module)):
+            adapter.resized(module, touched.get(module_name, {}))  # type: ignore[arg-type]
+
+
+def _with_parents(name: str) -> Iterable[str]:
+    while name:
+        yield name
+        name = name.rpartition('.')[0]
+    yield ''
+
+
+def set_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Set attributes of modules that hold sizes, by ``'module.attribute'``."""
+    for name, value in sizes.items():
+        module, _, attribute = name.rpartition('.')
+        setattr(model.get_submodule(module), attribute, value)
 
 
 def remove_blocks(model: nn.Module, names: Iterable[str]) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..adapters.base import adapt
 from ..masking import without_masks
 from ..structure import Structure
 from ..tracing.search_space import FIXED, SearchSpace
-from .resize import remove_blocks, replace_tensors
+from .resize import remove_blocks, replace_tensors, set_sizes
 
 
 def slim(model: nn.Module, space: SearchSpace, structure: Structure, share_tensors: bool = False) -> nn.Module:
@@ -29,6 +30,8 @@ def slim(model: nn.Module, space: SearchSpace, structure: Structure, share_tenso
     mask = space.mask(structure)
     subnet = without_masks(model, share_tensors)
     # Sizes first: a removed block may hold the name of a weight that it shares with one that stays.
+    adapt(subnet)
+    set_sizes(subnet, kept_sizes(space, mask))
     replace_tensors(subnet, sliced_tensors(subnet, space, mask))
     remove_blocks(subnet, removed_blocks(space, mask))
     return subnet
@@ -36,18 +39,30 @@ def slim(model: nn.Module, space: SearchSpace, structure: Structure, share_tenso
 
 def removed_blocks(space: SearchSpace, mask: Tensor) -> list[str]:
     """Names of the blocks that a mask (elements,) removes."""
-    return [name for element, name in space.blocks.items() if not mask[element]]
+    return [name for element, group in space.blocks.items() if not mask[element] for name in group]
+
+
+def kept_sizes(space: SearchSpace, mask: Tensor) -> dict[str, int]:
+    """Attributes of modules, by ``'module.attribute'``, that hold how many positions a mask (elements,) keeps."""
+    return {
+        f'{size.module}.{size.attribute}' if size.module else size.attribute: int(kept(size.elements, mask).sum())
+        for size in space.sizes
+    }
+
+
+def kept(elements: Tensor, mask: Tensor) -> Tensor:
+    """Which positions of an axis stay, shape (positions,), of its elements (positions, factors)."""
+    assert FIXED == -1  # so that one more element at the end stands for positions that always stay
+    return torch.cat([mask.bool().cpu(), torch.ones(1, dtype=torch.bool)])[elements].all(1)
 
 
 def sliced_tensors(model: nn.Module, space: SearchSpace, mask: Tensor) -> dict[str, Tensor]:
     """Sliced value of every parameter and buffer of ``model`` that shrinks."""
-    keep = torch.cat([mask.bool().cpu(), torch.ones(1, dtype=torch.bool)])  # FIXED is -1: the last
-    assert FIXED == -1
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     result: dict[str, Tensor] = {}
     for axis in space.axes:
-        kept = keep[axis.elements].nonzero().flatten()
-        if kept.numel() < axis.elements.numel():
+        places = kept(axis.elements, mask).nonzero().flatten()
+        if places.numel() < len(axis.elements):
             value = result.get(axis.parameter, tensors[axis.parameter]).detach()
-            result[axis.parameter] = value.index_select(axis.dim, kept.to(value.device))
+            result[axis.parameter] = value.index_select(axis.dim, places.to(value.device))
     return result

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..adapters.base import adapt
 from ..errors import StructureError
 from ..registry import MODELS
+from ..tracing.search_space import SearchSpace
 from ..utils.architecture import build_architecture
-from .resize import remove_blocks, replace_tensors, reset_parameters
+from .resize import remove_blocks, replace_tensors, reset_parameters, set_sizes
+from .slim import kept_sizes, removed_blocks
 
 
 @MODELS.register_module(name='Subnet')
@@ -19,6 +22,7 @@ def build_subnet(
     architecture: dict[str, Any],
     shapes: Mapping[str, Sequence[int]],
     removed: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
     data_preprocessor: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build ``architecture`` with smaller tensors and without some blocks.
@@ -30,12 +34,14 @@ def build_subnet(
         architecture: config of the supernet's architecture.
         shapes: name of every parameter and buffer that shrank, with its shape.
         removed: names of the blocks that a pass-through replaces.
+        sizes: attributes of modules that shrank and follow from no shape (heads), by ``'module.attribute'``.
         data_preprocessor: of the architecture, as mmengine passes it.
 
     Raises:
         StructureError: if a name is unknown or a shape does not fit.
     """
     model = build_architecture(architecture, data_preprocessor)
+    adapt(model)
     modules = dict(model.named_modules())
     unknown = [name for name in removed if name not in modules]
     if unknown:
@@ -50,6 +56,11 @@ def build_subnet(
         if len(shape) != old.dim() or any(not 0 < n <= total for n, total in zip(shape, old.shape, strict=True)):
             raise StructureError(f'{name!r} has shape {tuple(old.shape)} in the supernet and cannot be {tuple(shape)}')
         new[name] = old.detach()[tuple(slice(n) for n in shape)].clone()
+    for name in sizes or {}:
+        module, _, attribute = name.rpartition('.')
+        if not hasattr(modules.get(module), attribute):
+            raise StructureError(f'the architecture has no attribute {name!r} to set')
+    set_sizes(model, sizes or {})
     replace_tensors(model, new)
     with torch.no_grad():
         reset_parameters(model, new)
@@ -57,16 +68,27 @@ def build_subnet(
 
 
 def subnet_config(
-    architecture: dict[str, Any], supernet: nn.Module, subnet: nn.Module, removed: Sequence[str]
+    architecture: dict[str, Any], supernet: nn.Module, subnet: nn.Module, space: SearchSpace, mask: Tensor
 ) -> dict[str, Any]:
-    """Config from which :func:`build_subnet` builds ``subnet``, sliced from ``supernet``."""
+    """Config from which :func:`build_subnet` builds ``subnet``, sliced from ``supernet`` by a mask (elements,)."""
     # All names of a shared weight: the block that holds its first name may be gone.
     before: dict[str, torch.Tensor] = dict(supernet.named_parameters(remove_duplicate=False))
     before.update(supernet.named_buffers(remove_duplicate=False))
     after = {**dict(subnet.named_parameters()), **dict(subnet.named_buffers())}
     shapes = {name: list(t.shape) for name, t in after.items() if t.shape != before[name].shape}
+    modules = dict(subnet.named_modules())
+    whole = kept_sizes(space, torch.ones(space.num_elements))
+    sizes = {
+        name: size
+        for name, size in kept_sizes(space, mask).items()
+        if size != whole[name] and name.rpartition('.')[0] in modules
+    }
     return dict(
-        type='mmdms.Subnet', architecture=without_pretrained(architecture), shapes=shapes, removed=list(removed)
+        type='mmdms.Subnet',
+        architecture=without_pretrained(architecture),
+        shapes=shapes,
+        removed=removed_blocks(space, mask),
+        sizes=sizes,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structure import Structure
+from ..tracing.builder import Follower, searched
 from ..tracing.labels import Frozen
 from ..tracing.search_space import FIXED, SearchSpace
 from .parity import check_parity, prepare_for_parity
@@ -118,14 +119,20 @@ def freeze_units(space: SearchSpace, faults: dict[int, str]) -> SearchSpace:
         offset, total = space.offsets[index], space.units[index].total
         renumber[offset : offset + total] = torch.arange(count, count + total)
         count += total
-    axes = [replace(axis, elements=renumber[axis.elements]) for axis in space.axes]
+
+    def renumbered(followers: list[Follower]) -> list[Follower]:
+        return searched([replace(follower, elements=renumber[follower.elements]) for follower in followers])
+
     frozen = [Frozen(space.units[i].name, reason, space.units[i].total) for i, reason in faults.items()]
     return SearchSpace(
         units=[space.units[index] for index in kept],
-        axes=[axis for axis in axes if bool((axis.elements != FIXED).any())],
+        axes=renumbered(space.axes),
         costs={metric: _fix(table, space, kept, renumber) for metric, table in space.costs.items()},
         frozen=[*space.frozen, *frozen],
-        blocks={int(renumber[e]): name for e, name in space.blocks.items() if renumber[e] != FIXED},
+        blocks={int(renumber[e]): group for e, group in space.blocks.items() if renumber[e] != FIXED},
+        sizes=renumbered(space.sizes),
+        inner=renumbered(space.inner),
+        uncounted=space.uncounted,
     )
 
 

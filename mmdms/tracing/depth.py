@@ -9,20 +9,24 @@ from .labels import Frozen, compact
 from .patterns import Patterns
 from .records import BlockCall, Trace
 
+Group = tuple[str, ...]
+"""Blocks that go or stay together; nearly always one."""
+
 
 def find_runs(
     trace: Trace, classes: np.ndarray, patterns: Patterns
-) -> tuple[list[tuple[str, list[str]]], list[Frozen]]:
+) -> tuple[list[tuple[str, list[Group]]], list[Frozen]]:
     """Find depth units.
 
     A block belongs to one if it stands in a Sequential or ModuleList, gives out
     the shape and the channel elements that it takes in, carries its input
     unchanged to its output along some path (so that removing it leaves an
-    identity), holds at least one weight, and holds no smaller such block.
+    identity), holds at least one weight, and holds no smaller such block. Where
+    ``trace.together`` says so, neighbours in a container are one element.
 
     Returns:
-        (container, blocks) pairs in the order of the network, and the list of
-        blocks left out with their reason.
+        (container, groups of blocks) pairs in the order of the network, and the
+        list of blocks left out with their reason.
     """
     problems: list[Frozen] = []
     weights = {axis.module for axis in trace.axes.values() if axis.role == 'in'}
@@ -44,10 +48,25 @@ def find_runs(
     names: dict[str, int] = {}
     result = []
     for (container, _), blocks in runs.items():
+        groups = _groups(blocks, trace.together.get(container, 1), problems)
         container = container or 'network'  # the network itself is a Sequential
+        if not groups:
+            continue
         names[container] = names.get(container, 0) + 1
-        result.append((container if names[container] == 1 else f'{container}#{names[container]}', blocks))
+        result.append((container if names[container] == 1 else f'{container}#{names[container]}', groups))
     return result, problems
+
+
+def _groups(blocks: list[str], size: int, problems: list[Frozen]) -> list[Group]:
+    """Blocks by place in their container, ``size`` neighbours to a group; groups that are not whole are reported."""
+    groups: dict[int, list[str]] = {}
+    for block in blocks:
+        place = int(block.rpartition('.')[2]) // size if size > 1 else len(groups)
+        groups.setdefault(place, []).append(block)
+    for group in groups.values():
+        if len(group) < size:
+            problems.append(Frozen(group[0], f'the block stays: it goes in groups of {size} only', 0))
+    return [tuple(group) for group in groups.values() if len(group) == size]
 
 
 def _inside(module: str, block: str) -> bool:

@@ -5,6 +5,10 @@ channel of one layer); 0 means that the position belongs to none. A label tensor
 has the shape of the tensor that it describes. Nearly always it varies along one
 dimension only, so constant dimensions are kept as stride-0 expansions and the
 label work of a convolutional network does not depend on its resolution.
+
+Where channels are laid out as heads times width, a label is declared to be the
+*product* of two others: position ``(h, d)`` stays if head ``h`` and width
+element ``d`` both stay.
 """
 
 from __future__ import annotations
@@ -64,10 +68,36 @@ def varying_dims(labels: Tensor) -> list[int]:
     return [dim for dim, size in enumerate(compact(labels).shape) if size > 1]
 
 
+@dataclass(frozen=True)
+class Classes:
+    """Labels resolved: labels of one class move together.
+
+    Attributes:
+        of_label: class of every label, shape (labels,).
+        factors: the one or two classes that must all stay for a class to stay,
+            shape (classes, 2). A class that is no product is its own first
+            factor; -1 in second place stands for none.
+        frozen: labels with the reason why they stay, those of clashing products included.
+    """
+
+    of_label: np.ndarray
+    factors: np.ndarray
+    frozen: list[tuple[Tensor, FreezeReason]]
+
+    def of(self, labels: Tensor) -> np.ndarray:
+        """Classes of a tensor of labels, of its shape."""
+        return self.of_label[labels.numpy()]
+
+    def elements(self, labels: Tensor) -> np.ndarray:
+        """Factors of every label of a vector, shape (n, 1), or (n, 2) if any is a product."""
+        found = self.factors[self.of(labels)]
+        return found if (found[:, 1] >= 0).any() else found[:, :1]
+
+
 class LabelStore:
     """Hands out labels and remembers which must move together and which are frozen.
 
-    Unions are only collected while tracing; :meth:`classes` resolves them all
+    Unions are only collected while tracing; :meth:`resolve` settles them all
     at once, so a trace stays about linear in the number of operations.
     """
 
@@ -75,6 +105,8 @@ class LabelStore:
         self._count = 1  # label 0 is «no element»
         self._pairs: list[Tensor] = []
         self._frozen: list[tuple[Tensor, FreezeReason]] = []
+        self._products: list[Tensor] = []  # each (3, n): a label and its two factors
+        self._inside: list[Tensor] = []  # each (2, n): a factor and the product that it must be a factor of
 
     def fresh(self, count: int) -> Tensor:
         """Return ``count`` labels never used before, shape (count,)."""
@@ -110,15 +142,75 @@ class LabelStore:
             self.unify(first[:, None], columns)
         return first.expand(size)
 
-    def classes(self) -> np.ndarray:
-        """Class of every label, shape (labels,); labels of one class are one element."""
-        if not self._pairs:
-            return np.arange(self._count)
-        pairs = torch.cat(self._pairs, dim=1).numpy()
+    def compose(self, labels: Tensor, first: Tensor, second: Tensor) -> None:
+        """State that ``labels`` (n, m) are products of ``first`` (n,) and ``second`` (m,)."""
+        grid = torch.broadcast_tensors(labels, first[:, None], second[None, :])
+        known = labels > 0
+        self._products.append(torch.stack([part[known] for part in grid]))
+
+    def factors_of(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Both factors of products, each of the shape of ``labels``; None if some label is no product."""
+        table = _joined(self._products, 3)
+        order = table[0].argsort()
+        if not order.numel():
+            return None
+        place = torch.searchsorted(table[0][order], labels).clamp(max=order.numel() - 1)
+        if not bool((table[0][order][place] == labels).all()):
+            return None
+        return table[1][order][place], table[2][order][place]
+
+    def inside(self, part: Tensor, whole: Tensor) -> None:
+        """State that every label of ``whole`` is a product with the label of ``part`` at its position as a factor.
+
+        Checked when labels are resolved; where it does not hold, both freeze.
+        """
+        part, whole = torch.broadcast_tensors(compact(part), compact(whole))
+        known = (part > 0) & (whole > 0)
+        self._inside.append(torch.unique(torch.stack([part[known], whole[known]]), dim=1))
+
+    def resolve(self) -> Classes:
+        """Settle all unions and products."""
+        of_label, products = self._components(self._pairs), _joined(self._products, 3)
+        for _ in range(MAX_PASSES):
+            linked = _factors_of_one_class(of_label, products)
+            again = self._components([*self._pairs, *linked])
+            if again.max() == of_label.max():
+                break
+            of_label = again
+        factors = np.stack([np.arange(of_label.max() + 1), np.full(of_label.max() + 1, -1)], axis=1)
+        whole, first, second = of_label[products.numpy()]
+        factors[whole] = np.stack([first, second], axis=1)
+        frozen = list(self._frozen)
+        nested = np.isin(np.concatenate([first, second]), whole)
+        if nested.any():
+            labels = torch.cat([products[1], products[2]])[torch.from_numpy(nested)]
+            frozen.append((labels, FreezeReason('', 'is divided into heads in two ways that do not fit each other')))
+            factors[whole] = np.stack([whole, np.full_like(whole, -1)], axis=1)
+        part, around = of_label[_joined(self._inside, 2).numpy()]
+        outside = torch.from_numpy((factors[around] != part[:, None]).all(1))
+        if bool(outside.any()):
+            labels = _joined(self._inside, 2)[:, outside].flatten()
+            frozen.append((labels, FreezeReason('', 'is multiplied by heads that it is not divided into')))
+        return Classes(of_label, factors, frozen)
+
+    def _components(self, listed: list[Tensor]) -> np.ndarray:
+        pairs = _joined(listed, 2).numpy()
         graph = coo_array((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(self._count,) * 2)
         return connected_components(graph, directed=False)[1]
 
-    @property
-    def frozen(self) -> list[tuple[Tensor, FreezeReason]]:
-        """Frozen labels with their reasons, in the order they were met."""
-        return self._frozen
+
+MAX_PASSES = 8
+"""Uniting products unites their factors, which may unite further products; two passes settle every network we know."""
+
+
+def _joined(listed: list[Tensor], rows: int) -> Tensor:
+    return torch.cat([torch.zeros(rows, 0, dtype=torch.int64), *listed], dim=1)
+
+
+def _factors_of_one_class(of_label: np.ndarray, products: Tensor) -> list[Tensor]:
+    """Pairs of factors that are one because their products are, each (2, n)."""
+    order = np.argsort(of_label[products[0].numpy()], kind='stable')
+    whole = of_label[products[0].numpy()][order]
+    same = torch.from_numpy(np.flatnonzero(whole[1:] == whole[:-1]))
+    ordered = products[:, torch.from_numpy(order)]
+    return [torch.stack([ordered[row][same], ordered[row][same + 1]]) for row in (1, 2)]

@@ -49,6 +49,27 @@ class BlockCall:
 
 
 @dataclass
+class Size:
+    """An attribute of a module that holds how many elements there are, by ``(module, attribute)``."""
+
+    labels: Tensor
+    kind: str = 'channels'
+
+
+@dataclass
+class InnerMask:
+    """Elements that a module masks in its own forward, by ``(module, name)``.
+
+    ``removes`` says whether that mask takes the elements out of everything
+    that follows, as a product with the mask does; a norm that leaves elements out of
+    its statistics does not.
+    """
+
+    labels: Tensor
+    removes: bool
+
+
+@dataclass
 class Trace:
     """Everything that one run of the network taught."""
 
@@ -56,5 +77,9 @@ class Trace:
     axes: dict[tuple[str, int], Axis] = field(default_factory=dict)
     costs: list[CostTerm] = field(default_factory=list)
     blocks: dict[str, BlockCall] = field(default_factory=dict)
+    together: dict[str, int] = field(default_factory=dict)  # container -> how many neighbours go or stay together
+    sizes: dict[tuple[str, str], Size] = field(default_factory=dict)
+    inner: dict[tuple[str, str], InnerMask] = field(default_factory=dict)
+    uncounted: dict[str, str] = field(default_factory=dict)
     elementwise: dict[str, tuple[Tensor, str]] = field(default_factory=dict)
     opaque: dict[str, FreezeReason] = field(default_factory=dict)

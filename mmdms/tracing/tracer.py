@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from .hints import tracing
 from .labels import FreezeReason, LabelStore, canonical, compact, no_labels
 from .parameters import ParameterIndex
 from .records import Axis, BlockCall, CostTerm, Trace
@@ -157,6 +158,24 @@ class Tracer(TorchDispatchMode):
         axis = self.trace.axes.get((parameter, dim))
         return axis.labels if axis is not None else None
 
+    def alias(self, tensor: Tensor, labels: Tensor) -> Tensor:
+        """The same values as a tensor of its own, with other labels."""
+        with _disable_current_modes():
+            other = tensor.view_as(tensor)
+        known = self._records.get(id(tensor))
+        self._records[id(other)] = Record(other, canonical(labels), known.identities if known else frozenset())
+        return other
+
+    def masks_itself(self, labels: Tensor) -> bool:
+        """Whether the running module said that it masks these elements in its statistics, or there are none."""
+        if not bool(labels.any()):
+            return True
+        return any(module == self.module for module, _ in self.trace.inner)
+
+    def uncounted(self, call: Call) -> None:
+        """State that an operation has FLOPs which are not counted, because mmengine does not count them."""
+        self.trace.uncounted.setdefault(self.module, str(call.func.overloadpacket))
+
     def cost(self, coefficient: float, *axes: Tensor) -> None:
         """Record the FLOPs of an operation."""
         self.trace.costs.append(CostTerm(coefficient, axes, self.module))
@@ -176,6 +195,7 @@ class Tracer(TorchDispatchMode):
                 for handle in handles:
                     stack.callback(handle.remove)
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(tracing(self))
             stack.enter_context(self)
             outputs = forward(*inputs)
         for leaf in tree_flatten(outputs)[0]:

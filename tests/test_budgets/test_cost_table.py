@@ -101,7 +101,7 @@ def test_gradients_by_hand(deep):
 def test_rows_that_count_the_same_are_merged():
     units = [UnitInfo('a', 'channels', 2), UnitInfo('b', 'channels', 3)]
     builder = CostTableBuilder(units)
-    a, b = torch.tensor([0, 1, -1]), torch.tensor([2, 3, 4])
+    a, b = torch.tensor([[0], [1], [-1]]), torch.tensor([[2], [3], [4]])
     builder.add(2.0, [a, b], None)
     builder.add(3.0, [b, a], None)
     builder.add(1.0, [a], None)
@@ -110,8 +110,18 @@ def test_rows_that_count_the_same_are_merged():
     assert len(table.coefficients) == 3
     # (1 + kept a) * kept b * 5 + (1 + kept a) + 7
     assert float(table(torch.tensor([1.0, 2.0], dtype=torch.float64), torch.zeros(5, dtype=torch.float64))) == 29
-    with pytest.raises(ValueError, match='at most 2 axes, got 3'):
-        builder.add(1.0, [a, a, b], None)
+
+
+def test_heads_times_width_count_as_a_product():
+    units = [UnitInfo('heads', 'heads', 2), UnitInfo('width', 'channels', 3), UnitInfo('x', 'channels', 4)]
+    grid = torch.tensor([[h, 2 + d] for _ in range(2) for h in range(2) for d in range(3)])  # queries and keys
+    fixed = torch.tensor([[-1, -1]])
+    x = torch.tensor([[5], [6], [7], [8]])
+    builder = CostTableBuilder(units)
+    builder.add(10.0, [torch.cat([grid, fixed]), x], None)
+    table = builder.build()
+    # 10 * (2 * heads * width + 1) * x
+    assert float(table(torch.tensor([1.0, 2.0, 3.0]).double(), torch.zeros(9).double())) == 150
 
 
 def test_a_table_in_single_precision(deep):

@@ -92,12 +92,12 @@ def masked_by_hand(model, space, mask):
             weight = dict(model.named_parameters())[axis.parameter]
             shape = [1] * weight.dim()
             shape[axis.dim] = -1
-            masked[axis.parameter] = weight * extended[axis.elements].view(shape)
+            masked[axis.parameter] = weight * extended[axis.elements].prod(1).view(shape)
 
     def forward(x):
         for name, block in list(model.named_modules()):
             for element, gated in space.blocks.items():
-                if gated == name:
+                if name in gated:
                     block.register_forward_hook(
                         lambda _, args, out, element=element: args[0] + mask[element] * (out - args[0])
                     )

@@ -50,7 +50,7 @@ def test_a_run_of_residual_blocks():
     net = stage(Block(), Block(), Block())
     space = space_of(net, image())
     assert depth_units(space) == {'blocks': 3}
-    assert list(space.blocks.values()) == ['blocks.0', 'blocks.1', 'blocks.2']
+    assert list(space.blocks.values()) == [('blocks.0',), ('blocks.1',), ('blocks.2',)]
     assert sizes(space) == {'stem': 4, 'blocks.0.a': 3, 'blocks.1.a': 3, 'blocks.2.a': 3, 'blocks': 3}
 
 
@@ -133,7 +133,7 @@ def test_removing_one_block_leaves_the_others():
     net = stage(Block(), Block(), Block()).double().eval()
     space = space_of(net, image().double())
     mask = torch.ones(space.num_elements, dtype=torch.bool)
-    (element,) = [e for e, name in space.blocks.items() if name == 'blocks.1']
+    (element,) = [e for e, group in space.blocks.items() if group == ('blocks.1',)]
     mask[element] = False
     x = image().double()
     expected = net.out(net.blocks[2](net.blocks[0](net.stem(x))))
@@ -147,7 +147,7 @@ def test_a_removed_block_may_share_a_weight_with_one_that_stays():
     space = space_of(net, image())
     assert depth_units(space) == {'blocks': 2}
     mask = torch.ones(space.num_elements, dtype=torch.bool)
-    (element,) = [e for e, name in space.blocks.items() if name == 'blocks.0']
+    (element,) = [e for e, group in space.blocks.items() if group == ('blocks.0',)]
     mask[element] = False
     mask[:2] = False  # two channels of the stem
     assert slim(net, space, space.structure(mask)).blocks[1].a.weight.shape == (3, 2, 1, 1)

@@ -17,7 +17,7 @@ def test_unions_are_transitive():
     assert [a.tolist(), b.tolist(), c.tolist()] == [[1, 2], [3, 4], [5, 6]]
     store.unify(a, b)
     store.unify(b, c)
-    classes = store.classes()
+    classes = store.resolve().of_label
     assert classes[1] == classes[3] == classes[5] and classes[2] == classes[4] == classes[6]
     assert len({classes[0], classes[1], classes[2]}) == 3
 
@@ -26,7 +26,7 @@ def test_no_element_unifies_with_nothing():
     store = LabelStore()
     a = store.fresh(2)
     store.unify(a, torch.tensor([0, 1]))
-    classes = store.classes()
+    classes = store.resolve().of_label
     # Label 2 meets label 1; label 1 meets 0, «no element».
     assert classes[1] == classes[2] != classes[0]
 
@@ -37,7 +37,7 @@ def test_along_unifies_what_shares_an_index():
     vector = store.along(torch.tensor([[1, 2], [3, 0]]), 1)
     # Column 0 holds 1 and 3, column 1 holds 2 and nothing.
     assert vector.tolist() == [3, 2]
-    classes = store.classes()
+    classes = store.resolve().of_label
     assert classes[1] == classes[3] and classes[2] != classes[1]
 
 
@@ -46,5 +46,5 @@ def test_freezing_names_each_label_once():
     reason = FreezeReason('layer', 'why')
     store.freeze(torch.tensor([3, 0, 3, 2]), reason)
     store.freeze(torch.tensor([0]), reason)
-    ((labels, found),) = store.frozen
+    ((labels, found),) = store.resolve().frozen
     assert labels.tolist() == [2, 3] and found is reason

@@ -80,14 +80,16 @@ def _unsupported(t: Tracer, call: Call, reason: str) -> Tensor:
 
 
 def _vector(t: Tracer, parameter: Tensor | None, labels: Tensor) -> None:
-    """A bias, or an affine or running vector of a norm, follows ``labels``."""
+    """A bias, or an affine or running vector of a norm, follows ``labels``; so does one computed from such."""
     if parameter is None:
         return
     view = t.parameters.view(parameter)
-    if view is None or len(view.dims) != 1:
-        t.freeze(labels, 'meets a per-channel vector that is computed, not a parameter')
-    else:
+    if view is not None and len(view.dims) == 1:
         t.axis(view.name, 0, labels, 'through')
+        return
+    own = t.elementwise_labels(parameter)
+    t.store.unify(own, labels)
+    t.freeze(labels[own == 0], 'meets a per-channel vector of fixed size')
 
 
 def _contract(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -114,8 +116,10 @@ def _activations(t: Tracer, call: Call, x: Tensor, y: Tensor, bias: Tensor | Non
     """A product of two activations, (..., rows, n) times (..., n, columns).
 
     Elements along the contracted dimension would have to be masked inside the
-    product, which no weight can do: they freeze. Elements along rows or columns
-    pass, as long as only one factor carries any.
+    product, which no weight can do: they freeze, unless an adapter has hidden
+    them. Elements along rows or columns pass, as long as only one factor
+    carries any. Elements along the batch are heads: those of the second factor
+    must be divided into the same heads (attention times values), or be the same.
     """
     left, right = t.elementwise_labels(x), t.elementwise_labels(y)
     for operand in (x, y):
@@ -128,19 +132,44 @@ def _activations(t: Tracer, call: Call, x: Tensor, y: Tensor, bias: Tensor | Non
         return _product_cost(t, call, x, no_labels(call.out.shape))
     rows = left.narrow(-1, 0, 1)
     columns = right.narrow(-2, 0, 1)
-    if bool(compact(rows).any()) and bool(compact(columns).any()):
+    if not bool(compact(rows).any()) or not bool(compact(columns).any()):
+        return _product_cost(t, call, x, torch.maximum(rows, columns).expand(call.out.shape))
+    if compact(rows).size(-2) > 1 and compact(columns).size(-1) > 1:
         t.freeze(rows, 'is multiplied by another labelled activation')
         t.freeze(columns, 'is multiplied by another labelled activation')
         return _product_cost(t, call, x, no_labels(call.out.shape))
-    return _product_cost(t, call, x, torch.maximum(rows, columns).expand(call.out.shape))
+    part, whole = (rows, columns) if compact(rows).size(-2) == 1 else (columns, rows)
+    t.store.inside(part, whole)
+    return _product_cost(t, call, x, compact(whole).expand(call.out.shape))
+
+
+@rule(
+    aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention,
+    aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_cudnn_attention,
+    aten._scaled_dot_product_fused_attention_overrideable,
+)  # fmt: skip
+def attention(t: Tracer, call: Call) -> list[Tensor]:
+    """Fused attention over (B, heads, tokens, width); an adapter must have hidden the width of query and key."""
+    query, key, value = (t.labels(x) for x in call.args[:3])
+    t.uncounted(call)
+    for labels in (query, key):
+        if compact(labels).size(-1) > 1 or compact(labels).size(-2) > 1:
+            t.freeze(labels, 'is contracted between query and key')
+    if compact(value).size(-2) > 1:
+        t.freeze(value, 'differs between tokens that attention mixes')
+    for tensor in call.tensors[3:]:
+        t.store.inside(t.elementwise_labels(tensor).narrow(-1, 0, 1), value)
+    for labels in (query, key):
+        t.store.inside(labels.narrow(-1, 0, 1).narrow(-2, 0, 1), value)
+    out = call.out[0]
+    return [compact(value).expand(out.shape)]
 
 
 def _product_cost(t: Tracer, call: Call, x: Tensor, labels: Tensor) -> Tensor:
     """Multiply-accumulates of a product; they shrink with the labelled dimension of its result."""
     total = call.out.numel() * x.size(-1)
-    varying = [dim for dim, size in enumerate(compact(labels).shape) if size > 1]
-    if len(varying) == 1:
-        axis = compact(labels).flatten()
+    axis = compact(labels).flatten()
+    if axis.numel() > 1:
         t.cost(total / axis.numel(), axis)
     else:
         t.cost(total)
@@ -178,3 +207,44 @@ def batch_norm(t: Tracer, call: Call) -> list[Tensor]:
     affine = isinstance(vectors[0], Tensor)
     t.cost((2 if affine else 1) * x.numel() / x.size(1), labels)
     return [expand_along(labels, 1, x.shape)]
+
+
+@rule(aten.native_layer_norm)
+def layer_norm(t: Tracer, call: Call) -> list[Tensor]:
+    """Layer norm over the last dimension; its module must take its statistics over what stays."""
+    x, shape, *vectors = call.args[:4]
+    labels = t.labels(x)
+    axis = t.store.along(labels, x.dim() - 1)
+    if len(shape) != 1 or not t.masks_itself(axis):
+        return _mixed_by_norm(t, call, labels, 'layer norm')
+    for vector in vectors:
+        _vector(t, vector, axis)
+    t.cost((5 if vectors[0] is not None else 4) * x.numel() / x.size(-1), axis)
+    return [labels]
+
+
+@rule(aten.native_group_norm)
+def group_norm(t: Tracer, call: Call) -> list[Tensor]:
+    """Group norm: several groups keep their size and go as a whole; a single one must be masked by its module."""
+    x, *vectors, _, _, _, groups = call.args[:7]
+    labels = t.labels(x)
+    axis = t.store.along(labels, 1)
+    if vectors[0] is None or (groups == 1 and not t.masks_itself(axis)):
+        return _mixed_by_norm(t, call, labels, 'group norm')
+    if groups > 1:
+        table = axis.view(groups, -1)
+        t.store.unify(table[:, :1], table)
+        partly_fixed = (table == 0).any(1) & (table > 0).any(1)
+        t.freeze(table[partly_fixed], 'shares a group of a group norm with channels of fixed number')
+    for vector in vectors:
+        _vector(t, vector, axis)
+    t.cost(5 * x.numel() / x.size(1), axis)
+    return [expand_along(axis, 1, x.shape)]
+
+
+def _mixed_by_norm(t: Tracer, call: Call, labels: Tensor, norm: str) -> list[Tensor]:
+    reason = f'is normalised by a {norm} that knows no masks (an adapter could teach it)'
+    for tensor in call.tensors:
+        t.opaque(tensor, reason)
+    t.freeze(labels, reason)
+    return [labels]

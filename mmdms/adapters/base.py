@@ -1,0 +1,215 @@
+"""Adapters: what a module type needs so that it can be searched and sliced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..registry import ADAPTERS
+from ..tracing import hints
+
+MASKS = '_mmdms_inner'
+"""Key of a module's ``__dict__`` under which installed masks lie: name -> function that returns the mask."""
+
+if TYPE_CHECKING:
+    _Mixin = Any  # it runs with the attributes of whatever module it adapts
+else:
+    _Mixin = object
+
+
+class Adapter(_Mixin):
+    """Describes one module type; register a subclass in ``ADAPTERS``.
+
+    Most modules need none: what their operations do to channels is traced. A
+    module needs an adapter where its Python holds sizes (a number of heads, a
+    split by an attribute), or where masks must act inside it (the statistics of a norm).
+
+    The methods run with the adapted module as ``self``. An adapter with a
+    ``forward`` takes the place of the module's own, in the supernet and in the
+    subnet, and must compute the same; in it, the methods below say what no
+    operation shows. An adapter without one only keeps attributes up to date.
+
+    Attributes:
+        adapts: the module type, or its dotted name, so that a package need not be
+            installed. Subclasses are adapted too, unless they have a forward of their own.
+        only_masked: the adapter is needed for masks alone; subnets keep the module's own forward.
+        together: name of a child that holds blocks -> how many neighbours in it go or stay together.
+    """
+
+    adapts: ClassVar[type[nn.Module] | str]
+    only_masked: ClassVar[bool] = False
+    together: ClassVar[dict[str, int]] = {}
+
+    def setup(self) -> None:
+        """Add the attributes that ``forward`` needs, before anything shrinks. Called once."""
+
+    def resized(self, old: dict[str, tuple[int, ...]]) -> None:
+        """Update attributes from the new shapes of this module's tensors and children.
+
+        Args:
+            old: shapes that the module's own parameters and buffers had, by attribute, of those that shrank.
+        """
+
+    # ---- for use in ``forward`` ----------------------------------------------------
+
+    def follow(self, name: str, x: Tensor, dim: int, removes: bool = False) -> Tensor | None:
+        """Mask of the elements along dimension ``dim`` of ``x``, to be applied by the caller.
+
+        Args:
+            name: tells several masks of one module apart.
+            x, dim: a tensor and one of its dimensions.
+            removes: whether the caller's use of the mask takes the elements out of all that follows.
+
+        Returns:
+            Shape ``(x.size(dim),)``; None where nothing is masked.
+        """
+        tracer = hints.active_tracer()
+        if tracer is not None:
+            hints.note_mask(tracer, name, x, dim, removes)
+            return None
+        return self.mask(name)
+
+    def mask(self, name: str) -> Tensor | None:
+        """The mask installed under ``name``; None where nothing is masked."""
+        installed = self.__dict__.get(MASKS, {}).get(name)
+        return None if installed is None else installed()
+
+    def sized(self, attribute: str, x: Tensor, dim: int) -> None:
+        """State that ``attribute`` of this module is the size of dimension ``dim`` of ``x``."""
+        tracer = hints.active_tracer()
+        if tracer is not None:
+            hints.note_size(tracer, attribute, x, dim)
+
+    def split_heads(self, x: Tensor, heads: str = 'num_heads', width: str = 'head_dims', dim: int = -1) -> Tensor:
+        """Unflatten dimension ``dim`` of ``x`` into heads times width, which shrink apart.
+
+        Args:
+            heads, width: attributes of this module that hold both numbers. Every
+                call with the same attribute shares its elements.
+        """
+        tracer = hints.active_tracer()
+        if tracer is not None:
+            hints.note_heads(tracer, x, dim, heads, width)
+        return x.unflatten(dim, (getattr(self, heads), getattr(self, width)))
+
+    def contract(self, name: str, a: Tensor, b: Tensor, dim: int = -1, both: bool = False) -> tuple[Tensor, Tensor]:
+        """Mask ``a`` along ``dim``, along which the caller will sum the product of ``a`` and ``b``.
+
+        Args:
+            both: mask ``b`` too, for a caller that does more than multiply (that normalises first, say).
+
+        Returns:
+            ``a``, masked, and ``b``.
+        """
+        tracer = hints.active_tracer()
+        if tracer is not None:
+            return hints.contract(tracer, name, a, b, dim)
+        mask = self.mask(name)
+        if mask is None:
+            return a, b
+        mask = mask.view([-1] + [1] * (-dim - 1 if dim < 0 else a.dim() - dim - 1))
+        return a * mask.to(a.dtype), b * mask.to(b.dtype) if both else b
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """State that elements at equal positions of two tensors (after broadcasting) are one."""
+        tracer = hints.active_tracer()
+        if tracer is not None:
+            hints.tie(tracer, a, b)
+
+    def hide(self, x: Tensor, *dims: int) -> Tensor:
+        """``x``; its elements along ``dims`` are this module's own business from here on."""
+        tracer = hints.active_tracer()
+        return x if tracer is None else hints.hide(tracer, x, *dims)
+
+
+AnyAdapter = type[Adapter]
+
+
+def adapters_of(kind: type[nn.Module]) -> Iterator[AnyAdapter]:
+    """Adapters of a module type, those of its base classes first."""
+    registered = list(_registered())
+    for base in reversed(kind.__mro__):
+        for adapter in registered:
+            if adapter.adapts in (base, f'{base.__module__}.{base.__qualname__}'):
+                yield adapter
+
+
+def forward_adapter(kind: type[nn.Module]) -> tuple[AnyAdapter, type[nn.Module]] | None:
+    """The adapter whose forward stands in for that of a module type, and the type that it was written for."""
+    found = None
+    registered = [adapter for adapter in _registered() if 'forward' in _own(adapter)]
+    for base in reversed(kind.__mro__):
+        if getattr(base, 'forward', None) is not kind.forward:
+            continue  # a subclass has a forward of its own
+        for adapter in registered:
+            if adapter.adapts in (base, f'{base.__module__}.{base.__qualname__}'):
+                found = adapter, base
+    return found
+
+
+def adapt(model: nn.Module, masked: bool = False) -> None:
+    """Give every module of ``model`` that needs it the forward of its adapter, in place.
+
+    Names, parameters and ``isinstance`` relations stay as they are. A module
+    that is adapted already is left alone.
+
+    Args:
+        masked: adapt for a supernet, whose modules mask; else for a subnet.
+    """
+    cache: dict[type[nn.Module], AnyAdapter | None] = {}
+    for module in model.modules():
+        kind = type(module)
+        if issubclass(kind, Adapter):
+            continue
+        if kind not in cache:
+            found = forward_adapter(kind)
+            cache[kind] = None if found is None else found[0]
+        adapter = cache[kind]
+        if adapter is None or (adapter.only_masked and not masked):
+            continue
+        module.__class__ = _adapted_class(adapter, kind)
+        adapter.setup(module)  # type: ignore[arg-type]
+
+
+def unadapt_masked(model: nn.Module) -> None:
+    """Give modules that were adapted for masks alone their own class back, in place."""
+    for module in model.modules():
+        kind = type(module)
+        if issubclass(kind, Adapter) and kind.only_masked:
+            module.__class__ = kind.__bases__[1]
+
+
+def groups(model: nn.Module) -> dict[str, int]:
+    """Names of the containers whose blocks go in groups, with the size of a group."""
+    found = {}
+    for name, module in model.named_modules():
+        for adapter in adapters_of(type(module)):
+            for child, size in adapter.together.items():
+                found[f'{name}.{child}' if name else child] = size
+    return found
+
+
+def _registered() -> Iterator[AnyAdapter]:
+    ADAPTERS.import_from_location()
+    return iter(ADAPTERS.module_dict.values())
+
+
+def _own(adapter: AnyAdapter) -> set[str]:
+    """Names that an adapter, or a base of it below :class:`Adapter`, defines."""
+    return {name for base in adapter.__mro__ if base not in Adapter.__mro__ for name in vars(base)}
+
+
+_classes: dict[tuple[AnyAdapter, type[nn.Module]], type[nn.Module]] = {}
+
+
+def _adapted_class(adapter: AnyAdapter, kind: type[nn.Module]) -> type[nn.Module]:
+    key = (adapter, kind)
+    if key not in _classes:
+        names: dict[str, Any] = dict(__module__=kind.__module__, __qualname__=kind.__qualname__)
+        _classes[key] = type(kind.__name__, (adapter, kind), names)
+    return _classes[key]
+
+
+Installed = Callable[[], Tensor | None]

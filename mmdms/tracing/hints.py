@@ -1,0 +1,132 @@
+"""What the forward of an adapter tells the tracer, beyond what the dispatcher shows it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from .labels import compact, no_labels, varying_dims
+from .records import InnerMask, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .tracer import Tracer
+
+_active: list[Tracer] = []
+
+
+@contextmanager
+def tracing(tracer: Tracer) -> Iterator[None]:
+    """Hints given in this context go to ``tracer``."""
+    _active.append(tracer)
+    try:
+        yield
+    finally:
+        _active.pop()
+
+
+def active_tracer() -> Tracer | None:
+    """The tracer that is running, if any."""
+    return _active[-1] if _active else None
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    with _disable_current_modes(), torch.no_grad():
+        yield
+
+
+def note_size(tracer: Tracer, attribute: str, x: Tensor, dim: int, kind: str = 'channels') -> None:
+    """An attribute of the running module holds the size of dimension ``dim`` of ``x``."""
+    with _untraced():
+        _size(tracer, attribute, tracer.store.along(tracer.labels(x), dim), kind)
+
+
+def note_mask(tracer: Tracer, name: str, x: Tensor, dim: int, removes: bool) -> None:
+    """The running module masks what lies along dimension ``dim`` of ``x`` itself, under ``name``."""
+    with _untraced():
+        labels = tracer.store.along(tracer.labels(x), dim)
+        _mask(tracer, name, labels, removes)
+
+
+def note_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, width: str) -> None:
+    """Dimension ``dim`` of ``x`` holds heads times width; attributes of the running module hold both numbers."""
+    with _untraced():
+        module = tracer.running
+        labels = tracer.store.along(tracer.labels(x), dim)
+        counts = int(getattr(module, heads)), int(getattr(module, width))
+        grid = labels.reshape(counts)
+        for attribute, count, kind in ((heads, counts[0], 'heads'), (width, counts[1], 'channels')):
+            if (tracer.module, attribute) not in tracer.trace.sizes:
+                _size(tracer, attribute, tracer.store.fresh(count), kind)
+        first, second = (tracer.trace.sizes[tracer.module, attribute].labels for attribute in (heads, width))
+        fixed = (grid == 0).any()
+        tracer.store.compose(grid, first, second)
+        if bool(fixed):
+            tracer.freeze(torch.cat([first, second, labels]), 'is divided into heads beside channels of fixed number')
+
+
+def tie(tracer: Tracer, a: Tensor, b: Tensor) -> None:
+    """Elements at equal positions of two tensors (after broadcasting) are one."""
+    with _untraced():
+        tracer.store.unify(tracer.labels(a), tracer.labels(b))
+
+
+def contract(tracer: Tracer, name: str, a: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Dimension ``dim`` of ``a`` and ``b`` will be summed over, with the mask ``name`` upon ``a``.
+
+    Returns:
+        Both tensors, their elements along ``dim`` no longer followed.
+    """
+    with _untraced():
+        sides = []
+        for x in (a, b):
+            labels = tracer.labels(x)
+            sides.append(_factor_along(tracer, labels, dim))
+        tracer.store.unify(*sides)
+        _mask(tracer, name, sides[0], removes=True)
+    return hide(tracer, a, dim), hide(tracer, b, dim)
+
+
+def hide(tracer: Tracer, x: Tensor, *dims: int) -> Tensor:
+    """The same tensor, its elements along ``dims`` no longer followed: the running module takes care of them."""
+    with _untraced():
+        labels = tracer.labels(x)
+        for dim in dims:
+            labels = _without(tracer, labels, dim % x.dim())
+        return tracer.alias(x, labels)
+
+
+def _size(tracer: Tracer, attribute: str, labels: Tensor, kind: str) -> None:
+    known = tracer.trace.sizes.setdefault((tracer.module, attribute), Size(labels, kind))
+    tracer.store.unify(known.labels, labels)
+
+
+def _mask(tracer: Tracer, name: str, labels: Tensor, removes: bool) -> None:
+    known = tracer.trace.inner.setdefault((tracer.module, name), InnerMask(labels, removes))
+    tracer.store.unify(known.labels, labels)
+
+
+def _factors(tracer: Tracer, labels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Labels split into those that vary along ``dim`` and those that do not; both of the shape of ``labels``."""
+    parts = tracer.store.factors_of(compact(labels))
+    if parts is None:
+        varies = dim in varying_dims(labels)
+        return (labels, no_labels(labels.shape)) if varies else (no_labels(labels.shape), labels)
+    moving = [part.size(dim) > 1 and bool((part != part.narrow(dim, 0, 1)).any()) for part in parts]
+    along = next((part for part, moves in zip(parts, moving, strict=True) if moves), no_labels(parts[0].shape))
+    across = next((part for part, moves in zip(parts, moving, strict=True) if not moves), no_labels(parts[0].shape))
+    return along.expand(labels.shape), across.expand(labels.shape)
+
+
+def _factor_along(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
+    return tracer.store.along(_factors(tracer, labels, dim % labels.dim())[0], dim)
+
+
+def _without(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
+    return _factors(tracer, labels, dim)[1]
