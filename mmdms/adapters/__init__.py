@@ -1,5 +1,6 @@
 """Adapters of module types whose sizes are written into their Python; importing this registers them."""
 
-from . import attention, layers, norms, swin
-
-__all__ = ['attention', 'layers', 'norms', 'swin']
+from . import attention as attention
+from . import layers as layers
+from . import norms as norms
+from . import swin as swin
