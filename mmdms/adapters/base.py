@@ -91,7 +91,7 @@ class Adapter(_Mixin):
         """
         tracer = hints.active_tracer()
         if tracer is not None:
-            hints.note_heads(tracer, x, dim, heads, width)
+            return hints.split_heads(tracer, x, dim, heads, width)
         return x.unflatten(dim, (getattr(self, heads), getattr(self, width)))
 
     def contract(self, name: str, a: Tensor, b: Tensor, dim: int = -1, both: bool = False) -> tuple[Tensor, Tensor]:

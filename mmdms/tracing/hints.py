@@ -54,8 +54,8 @@ def note_mask(tracer: Tracer, name: str, x: Tensor, dim: int, removes: bool) -> 
         _mask(tracer, name, labels, removes)
 
 
-def note_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, width: str) -> None:
-    """Dimension ``dim`` of ``x`` holds heads times width; attributes of the running module hold both numbers."""
+def split_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, width: str) -> Tensor:
+    """Unflatten dimension ``dim`` of ``x`` into heads times width; attributes of the running module hold both."""
     with _untraced():
         module = tracer.running
         labels = tracer.store.along(tracer.labels(x), dim)
@@ -69,6 +69,9 @@ def note_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, width: str) -> N
         tracer.store.compose(grid, first, second)
         if bool(fixed):
             tracer.freeze(torch.cat([first, second, labels]), 'is divided into heads beside channels of fixed number')
+        with torch.enable_grad():
+            divided = x.unflatten(dim, counts)
+        return tracer.alias(divided, tracer.labels(x).unflatten(dim, counts))
 
 
 def tie(tracer: Tracer, a: Tensor, b: Tensor) -> None:

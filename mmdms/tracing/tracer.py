@@ -160,7 +160,7 @@ class Tracer(TorchDispatchMode):
 
     def alias(self, tensor: Tensor, labels: Tensor) -> Tensor:
         """The same values as a tensor of its own, with other labels."""
-        with _disable_current_modes():
+        with _disable_current_modes(), torch.enable_grad():  # a later guard must find its way back
             other = tensor.view_as(tensor)
         known = self._records.get(id(tensor))
         self._records[id(other)] = Record(other, canonical(labels), known.identities if known else frozenset())

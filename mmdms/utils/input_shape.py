@@ -8,7 +8,6 @@ from typing import Any
 from ..errors import ConfigError
 from .architecture import check_input_shape
 
-CHANNELS = 3
 SIZE_KEYS = ('crop_size', 'scale', 'img_scale', 'size', 'img_size')
 
 
@@ -16,7 +15,8 @@ def infer_input_shape(config: Any) -> tuple[int, int, int]:
     """``(channels, height, width)`` of one sample of a config.
 
     Taken from, in this order: ``model.input_shape``, the last step of the test
-    pipeline that gives an image a size, the size that the data set gives.
+    pipeline that gives an image a size, the size that the data set gives. There
+    are as many channels as the data preprocessor has means; 3 without any.
 
     Raises:
         ConfigError: if none of them tells.
@@ -40,7 +40,8 @@ def infer_input_shape(config: Any) -> tuple[int, int, int]:
     if size is None:
         raise ConfigError('the config does not tell its input size: give --input-shape 3 HEIGHT WIDTH')
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
-    return CHANNELS, int(height), int(width)
+    mean = (config.get('data_preprocessor') or {}).get('mean') or (0.0,) * 3
+    return len(mean), int(height), int(width)
 
 
 def _sizes(step: Any) -> Iterator[Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..labels import compact, no_labels, varying_dims
+from ..labels import canonical, compact, no_labels, varying_dims
 from ..tracer import Call, Tracer, rule
 
 aten = torch.ops.aten
@@ -27,11 +28,42 @@ def view(t: Tracer, call: Call) -> Any:
         if call.out.numel() != labels.numel():  # the bits of each value, as another type
             t.freeze(labels, f'is taken apart by {call.func}')
             return no_labels(call.out.shape)
-        return labels.reshape(call.out.shape)
+        labels = labels.reshape(call.out.shape)
+        for outer, inner in _splits(call.args[0].shape, call.out.shape):
+            _parts_alike(t, labels, outer, inner)
+        return labels
     parts = call.func(labels, *call.args[1:], **call.kwargs)
     if packet is aten.split:
         _alike(t, parts)
     return parts
+
+
+def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[int]]]:
+    """Where a view divides a dimension into several: each new dimension but the last of them, with those inside it."""
+    if 0 in before:
+        return
+    position = 0
+    for size in before:
+        divided: list[int] = []
+        product = 1
+        while position < len(after) and product * after[position] <= size and size % (product * after[position]) == 0:
+            product *= after[position]
+            divided.append(position)
+            position += 1
+            if product == size:
+                break
+        if product != size:  # dimensions are merged: what lies together stays together
+            return
+        divided = [dim for dim in divided if after[dim] > 1]
+        for place, dim in enumerate(divided[:-1]):
+            yield dim, divided[place + 1 :]
+
+
+def _parts_alike(t: Tracer, labels: Tensor, outer: int, inner: list[int]) -> None:
+    """Channels viewed as equal parts (a channel shuffle, heads) shrink alike, as what views them divides evenly."""
+    narrow = compact(canonical(labels))
+    if narrow.size(outer) > 1 and any(narrow.size(dim) > 1 for dim in inner):
+        t.store.unify(narrow.narrow(outer, 0, 1), narrow)
 
 
 def _alike(t: Tracer, parts: list[Tensor]) -> None:
