@@ -18,11 +18,12 @@ def find_runs(
 ) -> tuple[list[tuple[str, list[Group]]], list[Frozen]]:
     """Find depth units.
 
-    A block belongs to one if it stands in a Sequential or ModuleList, gives out
-    the shape and the channel elements that it takes in, carries its input
-    unchanged to its output along some path (so that removing it leaves an
-    identity), holds at least one weight, and holds no smaller such block. Where
-    ``trace.together`` says so, neighbours in a container are one element.
+    A block belongs to one if it stands in a Sequential or ModuleList, or has a
+    number at the end of its name (``layer3`` of several), gives out the shape
+    and the channel elements that it takes in, carries its input unchanged to its
+    output along some path (so that removing it leaves an identity), holds at
+    least one weight, and holds no smaller such block. Where ``trace.together``
+    says so, neighbours in a container are one element.
 
     Returns:
         (container, groups of blocks) pairs in the order of the network, and the

@@ -39,7 +39,7 @@ class CostTerm:
 
 @dataclass
 class BlockCall:
-    """One call of a module that stands in a Sequential or ModuleList."""
+    """One call of a module that stands in a row of modules."""
 
     name: str
     input_labels: Tensor

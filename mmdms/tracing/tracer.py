@@ -300,14 +300,15 @@ class Tracer(TorchDispatchMode):
 
     def _watch(self, name: str, module: nn.Module) -> list[Any]:
         parent = self._model.get_submodule(name.rpartition('.')[0]) if '.' in name else self._model
-        in_container = name != '' and isinstance(parent, (nn.Sequential, nn.ModuleList))
+        # Blocks stand in a container, or side by side with a number in their name (``layer1``, ``layer2``).
+        in_row = name != '' and (isinstance(parent, (nn.Sequential, nn.ModuleList)) or name[-1].isdigit())
         entered: list[tuple[Record | None, int]] = []
 
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
             self._path.append(name)
             self._calls[name] += 1
             record = None
-            if in_container and args and isinstance(args[0], Tensor):
+            if in_row and args and isinstance(args[0], Tensor):
                 record = self._records.get(id(args[0]))
                 if record is not None:
                     record.identities |= {name}
