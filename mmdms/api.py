@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -45,15 +46,17 @@ def build_search_space(
         ConfigError: for a pattern that matches nothing.
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    call = forward or (lambda m: m)
     # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
     probe = copy.deepcopy(model).eval()
     # Autograd must see every parameter: it is how operations that the dispatcher misses are noticed.
     for parameter in probe.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     adapt(probe, masked=True)
-    found = trace(probe, arguments, call(probe))
+    call = (forward or (lambda m: m))(probe)
+    found = trace(probe, arguments, call)
     found.together = groups(probe)
+    del probe, call
+    gc.collect()  # networks whose hooks are methods of their own hold themselves: a large copy would stay
     space = SearchSpaceBuilder(model, found, include, exclude).build()
     if verify:
         with torch.random.fork_rng(devices=[]):

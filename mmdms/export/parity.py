@@ -46,7 +46,13 @@ def prepare_for_parity(model: nn.Module, seed: int = 0) -> nn.Module:
     zero shift, a channel that was dropped by mistake would pass unnoticed. So
     would all channels behind a layer whose weight starts at zero.
     """
-    model = copy.deepcopy(model).cpu().double().eval()
+    # Copied and cast at once: a copy in the old type as well would raise the peak of memory by half.
+    tensors: dict[int, Any] = {}
+    for parameter in model.parameters():
+        value = _prepare_input(parameter.detach())
+        value = value.clone() if value.data_ptr() == parameter.data_ptr() else value
+        tensors[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+    model = copy.deepcopy(model, tensors).cpu().double().eval()
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, NORMS):

@@ -103,6 +103,7 @@ class LabelStore:
 
     def __init__(self) -> None:
         self._count = 1  # label 0 is «no element»
+        self._leader = torch.zeros(1 << 12, dtype=torch.int64)  # a lower label of the same element, or the label itself
         self._pairs: list[Tensor] = []
         self._frozen: list[tuple[Tensor, FreezeReason]] = []
         self._products: list[Tensor] = []  # each (3, n): a label and its two factors
@@ -112,14 +113,33 @@ class LabelStore:
         """Return ``count`` labels never used before, shape (count,)."""
         labels = torch.arange(self._count, self._count + count)
         self._count += count
+        if self._count > len(self._leader):
+            self._leader = torch.cat([self._leader, self._leader.new_zeros(max(self._count, len(self._leader)))])
+        self._leader[labels] = labels
         return labels
+
+    def simplify(self, labels: Tensor) -> Tensor:
+        """Labels of the same elements, equal where two are already known to be one element.
+
+        It keeps label tensors simple (tokens that were added to one stream carry
+        the labels of that stream), but not every union shows: :meth:`resolve` does.
+        """
+        narrow = compact(labels)
+        found = self._leader[narrow]
+        while not torch.equal(found, narrow):
+            narrow, found = found, self._leader[found]
+        return found.expand(labels.shape)
 
     def unify(self, a: Tensor, b: Tensor) -> None:
         """State that labels at equal positions (after broadcasting) are one element."""
-        a, b = torch.broadcast_tensors(compact(a), compact(b))
+        a, b = torch.broadcast_tensors(self.simplify(compact(a)), self.simplify(compact(b)))
         different = (a != b) & (a > 0) & (b > 0)
         if bool(different.any()):
-            self._pairs.append(torch.unique(torch.stack([a[different], b[different]]), dim=1))
+            low, high = torch.minimum(a[different], b[different]), torch.maximum(a[different], b[different])
+            keys = torch.unique(low * self._count + high)
+            low, high = keys // self._count, keys % self._count
+            self._pairs.append(torch.stack([low, high]))
+            self._leader[high] = low
 
     def freeze(self, labels: Tensor, reason: FreezeReason) -> None:
         """State that these elements cannot be removed, and why."""
@@ -151,6 +171,7 @@ class LabelStore:
     def factors_of(self, labels: Tensor) -> tuple[Tensor, Tensor] | None:
         """Both factors of products, each of the shape of ``labels``; None if some label is no product."""
         table = _joined(self._products, 3)
+        table[0], labels = self.simplify(table[0]), self.simplify(labels)
         order = table[0].argsort()
         if not order.numel():
             return None

@@ -238,9 +238,9 @@ class Tracer(TorchDispatchMode):
     def _write(self, call: Call, tensor: Tensor, labels: Tensor, identities: frozenset[str]) -> None:
         if tuple(labels.shape) != tuple(tensor.shape):
             raise AssertionError(f'{call.func}: labels {tuple(labels.shape)} for a tensor {tuple(tensor.shape)}')
-        labels = canonical(labels)
+        labels = canonical(self.store.simplify(labels))
         known = self._records.get(id(tensor))
-        if known is not None and known.labels is not labels and not torch.equal(known.labels, labels):
+        if known is not None and not torch.equal(self.store.simplify(known.labels), labels):
             # Written in place: other views of the same memory would keep stale labels.
             sharing = [r for r in self._records.values() if r is not known and _share_memory(r.tensor, tensor)]
             for record in sharing:
