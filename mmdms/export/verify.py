@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from ..tracing.builder import Follower, searched
 from ..tracing.labels import Frozen
 from ..tracing.search_space import FIXED, SearchSpace
 from .parity import check_parity, prepare_for_parity
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 
 def random_structure(space: SearchSpace, ratio: float, seed: int = 0, units: Sequence[int] | None = None) -> Structure:
@@ -35,22 +36,27 @@ def random_structure(space: SearchSpace, ratio: float, seed: int = 0, units: Seq
     return Structure(space.units, kept)
 
 
-def uneven_structure(space: SearchSpace, odd: int, seed: int, units: Sequence[int]) -> Structure:
-    """Cut some units at random, those of odd or of even index deeper than the others.
+def uneven_structure(space: SearchSpace, cut: int, seed: int, units: Sequence[int]) -> Structure:
+    """Cut some units at random, each by a share of its own.
 
     If all were cut alike, a forward that expects two of them to be of equal
-    size (the halves of a ``chunk``) would pass.
+    size (the halves of a ``chunk``) would pass. All blocks stay in the first
+    cut, so that what goes wrong inside them shows, and go in the second.
 
     Args:
-        odd: which are cut deeper, to at most 40%: index % 2 == odd. The others lose about 30%.
+        cut: 0 or 1: which of the two.
         seed: of the choice of elements.
-        units: indices of the units that are cut.
+        units: indices of the units that are cut; channels and heads keep 35 to 85%.
     """
     generator = np.random.default_rng(seed)
     kept: list[Sequence[int]] = []
     for index, unit in enumerate(space.units):
-        count = floor(unit.total * 0.4) if index % 2 == odd else ceil(unit.total * 0.7)
-        choice = generator.permutation(unit.total)[: max(unit.minimum, count)].tolist()
+        # Multiples of the golden ratio keep apart: no two units get the same share.
+        share = 0.35 + 0.5 * (((index + 1) * GOLDEN_RATIO + 0.5 * cut) % 1)
+        count = max(1, min(round(unit.total * share), unit.total - 1))
+        if unit.kind == 'depth':
+            count = 0 if cut else unit.total
+        choice = generator.permutation(unit.total)[:count].tolist()
         kept.append(choice if index in units else range(unit.total))
     return Structure(space.units, kept)
 
@@ -96,8 +102,8 @@ class Verifier:
 
     def _problem(self, units: list[int]) -> str | None:
         """What goes wrong when these units are cut, or None."""
-        for odd in (0, 1):
-            structure = uneven_structure(self.space, odd, self.seed, units)
+        for cut in (0, 1):
+            structure = uneven_structure(self.space, cut, self.seed, units)
             try:
                 parity = check_parity(self.model, self.space, structure, self.inputs, self.forward, prepared=True)
             except Exception as error:  # a forward with sizes of its own may raise anything

@@ -48,14 +48,15 @@ def test_random_structures_repeat_by_seed(space):
 
 def test_only_the_units_asked_for_are_cut(space):
     assert kept(random_structure(space, 0.5, 0, [1])) == [6, 2, 4, 5, 2]
-    assert kept(uneven_structure(space, 0, 0, [1, 4])) == [6, 3, 4, 5, 0]
+    assert kept(uneven_structure(space, 0, 0, [1, 4])) == [6, 2, 4, 5, 2]
 
 
 def test_uneven_structures(space):
-    # 0.4 of 6, 4, 5, 2 rounded down: 2, 1, 2, 0; 0.7 of them rounded up: 5, 3, 4, 2.
+    # Shares 0.35 + half of the fraction of 0.618, 1.236, 1.854, 2.472: 0.66 of 6, 0.47 of 4, 0.78 of 4, 0.59 of 5.
     everything = range(5)
-    assert kept(uneven_structure(space, 0, 0, everything)) == [2, 3, 1, 4, 0]
-    assert kept(uneven_structure(space, 1, 0, everything)) == [5, 1, 3, 2, 2]
+    assert kept(uneven_structure(space, 0, 0, everything)) == [4, 2, 3, 3, 2]
+    # The same from 0.5 on: 0.41 of 6, 0.72 of 4, 0.53 of 4, 0.84 of 5; and no block.
+    assert kept(uneven_structure(space, 1, 0, everything)) == [2, 3, 2, 4, 0]
 
 
 def test_freezing_a_unit_keeps_cost_and_slices(net, space):
