@@ -82,17 +82,21 @@ class Adapter(_Mixin):
         if tracer is not None:
             hints.note_size(tracer, attribute, x, dim)
 
-    def split_heads(self, x: Tensor, heads: str = 'num_heads', width: str = 'head_dims', dim: int = -1) -> Tensor:
+    def split_heads(
+        self, x: Tensor, heads: str = 'num_heads', width: str | tuple[str, ...] = 'head_dims', dim: int = -1
+    ) -> Tensor:
         """Unflatten dimension ``dim`` of ``x`` into heads times width, which shrink apart.
 
         Args:
-            heads, width: attributes of this module that hold both numbers. Every
-                call with the same attribute shares its elements.
+            heads, width: attributes of this module that hold both numbers. Every call with
+                the same attribute shares its elements. Several widths lie one after the
+                other in every head.
         """
+        widths = (width,) if isinstance(width, str) else width
         tracer = hints.active_tracer()
         if tracer is not None:
-            return hints.split_heads(tracer, x, dim, heads, width)
-        return x.unflatten(dim, (getattr(self, heads), getattr(self, width)))
+            return hints.split_heads(tracer, x, dim, heads, widths)
+        return x.unflatten(dim, (getattr(self, heads), sum(getattr(self, name) for name in widths)))
 
     def contract(self, name: str, a: Tensor, b: Tensor, dim: int = -1, both: bool = False) -> tuple[Tensor, Tensor]:
         """Mask ``a`` along ``dim``, along which the caller will sum the product of ``a`` and ``b``.

@@ -44,27 +44,32 @@ def _untraced() -> Iterator[None]:
 def note_size(tracer: Tracer, attribute: str, x: Tensor, dim: int, kind: str = 'channels') -> None:
     """An attribute of the running module holds the size of dimension ``dim`` of ``x``."""
     with _untraced():
-        _size(tracer, attribute, tracer.store.along(tracer.labels(x), dim), kind)
+        _size(tracer, attribute, axis_labels(tracer, tracer.labels(x), dim), kind)
 
 
 def note_mask(tracer: Tracer, name: str, x: Tensor, dim: int, removes: bool) -> None:
     """The running module masks what lies along dimension ``dim`` of ``x`` itself, under ``name``."""
     with _untraced():
-        labels = tracer.store.along(tracer.labels(x), dim)
-        _mask(tracer, name, labels, removes)
+        _mask(tracer, name, axis_labels(tracer, tracer.labels(x), dim), removes)
 
 
-def split_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, width: str) -> Tensor:
-    """Unflatten dimension ``dim`` of ``x`` into heads times width; attributes of the running module hold both."""
+def split_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, widths: tuple[str, ...]) -> Tensor:
+    """Unflatten dimension ``dim`` of ``x`` into heads times width; attributes of the running module hold the numbers.
+
+    Several widths lie one after the other in every head.
+    """
     with _untraced():
         module = tracer.running
         labels = tracer.store.along(tracer.labels(x), dim)
-        counts = int(getattr(module, heads)), int(getattr(module, width))
+        sizes = [int(getattr(module, attribute)) for attribute in (heads, *widths)]
+        counts = sizes[0], sum(sizes[1:])
         grid = labels.reshape(counts)
-        for attribute, count, kind in ((heads, counts[0], 'heads'), (width, counts[1], 'channels')):
+        for attribute, size in zip((heads, *widths), sizes, strict=True):
             if (tracer.module, attribute) not in tracer.trace.sizes:
-                _size(tracer, attribute, tracer.store.fresh(count), kind)
-        first, second = (tracer.trace.sizes[tracer.module, attribute].labels for attribute in (heads, width))
+                _size(tracer, attribute, tracer.store.fresh(size), 'heads' if attribute == heads else 'channels')
+        known = tracer.trace.sizes
+        first = known[tracer.module, heads].labels
+        second = torch.cat([known[tracer.module, width].labels for width in widths])
         fixed = (grid == 0).any()
         tracer.store.compose(grid, first, second)
         if bool(fixed):
@@ -115,6 +120,16 @@ def _mask(tracer: Tracer, name: str, labels: Tensor, removes: bool) -> None:
     tracer.store.unify(known.labels, labels)
 
 
+def axis_labels(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
+    """Labels per index of a dimension; of products those of the factor that lies along it.
+
+    Elements that are no products and share an index are unified.
+    """
+    if tracer.store.factors_of(compact(labels)) is None:
+        return tracer.store.along(labels, dim)
+    return _factor_along(tracer, labels, dim)
+
+
 def _factors(tracer: Tracer, labels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Labels split into those that vary along ``dim`` and those that do not; both of the shape of ``labels``."""
     parts = tracer.store.factors_of(compact(labels))
@@ -122,6 +137,9 @@ def _factors(tracer: Tracer, labels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         varies = dim in varying_dims(labels)
         return (labels, no_labels(labels.shape)) if varies else (no_labels(labels.shape), labels)
     moving = [part.size(dim) > 1 and bool((part != part.narrow(dim, 0, 1)).any()) for part in parts]
+    if labels.size(dim) == 1:  # one head, or heads of width one: the factor that varies nowhere
+        moving = [bool((part == part.flatten()[0]).all()) for part in parts]
+        moving[0] &= not moving[1]
     along = next((part for part, moves in zip(parts, moving, strict=True) if moves), no_labels(parts[0].shape))
     across = next((part for part, moves in zip(parts, moving, strict=True) if not moves), no_labels(parts[0].shape))
     return along.expand(labels.shape), across.expand(labels.shape)

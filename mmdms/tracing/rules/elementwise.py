@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..labels import compact, no_labels, varying_dims
+from ..labels import canonical, compact, no_labels, varying_dims
 from ..tracer import RULES, Call, Tracer, rule
 
 aten = torch.ops.aten
@@ -56,9 +56,24 @@ def _spreads(own: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
 
 
 def _merge(t: Tracer, a: Tensor, b: Tensor) -> Tensor:
+    for part, whole in ((a, b), (b, a)):
+        factor = _factor_met(t, part, whole)
+        if factor is not None:
+            t.store.unify(part, factor)
+            return whole
     t.store.unify(a, b)
     a_small, b_small = torch.broadcast_tensors(compact(a), compact(b))
     return torch.where(a_small > 0, a_small, b_small).expand(a.shape)
+
+
+def _factor_met(t: Tracer, part: Tensor, whole: Tensor) -> Tensor | None:
+    """Of products of heads and width, the one that an operand meets (a scale per head, a rotation per width)."""
+    dims = set(varying_dims(whole))
+    if len(dims) < 2 or dims <= set(varying_dims(part)) or not bool(compact(part).any()):
+        return None
+    factors = [factor.expand(whole.shape) for factor in t.store.factors_of(compact(whole)) or ()]
+    met = [factor for factor in factors if set(varying_dims(canonical(factor))) <= set(varying_dims(part))]
+    return met[0] if len(met) == 1 else None
 
 
 RULES['pointwise'] = pointwise

@@ -12,7 +12,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..labels import compact, no_labels
+from ..hints import axis_labels
+from ..labels import compact, no_labels, varying_dims
 from ..tracer import Call, Tracer, rule
 
 aten = torch.ops.aten
@@ -36,11 +37,13 @@ def convolution(t: Tracer, call: Call) -> Tensor:
     if view is None or view.dims[0] not in (0, None) or view.dims[1] not in (1, None):
         return _unsupported(t, call, 'has a convolution weight that is computed, not a parameter')
     name = view.name
-    incoming = t.store.along(t.labels(x), 1)
     out_channels = call.out.size(1)
-    positions = prod(x.shape[2:]) if transposed else prod(call.out.shape[2:])
+    positions = x.size(0) * (prod(x.shape[2:]) if transposed else prod(call.out.shape[2:]))
     kernel = positions * prod(weight.shape[2:])
 
+    if groups > 1 and weight.size(1) == 1 and not transposed and out_channels == groups and _in_heads(t, x):
+        return _depthwise_per_head(t, call, name, kernel)
+    incoming = t.store.along(t.labels(x), 1)
     if groups > 1 and weight.size(1) == 1 and not transposed:  # depthwise, with any multiplier
         outgoing = incoming.repeat_interleave(out_channels // groups)
         t.axis(name, 0, outgoing, 'through')
@@ -60,6 +63,23 @@ def convolution(t: Tracer, call: Call) -> Tensor:
         t.cost(kernel, incoming, outgoing)
     _vector(t, bias, outgoing)
     return expand_along(outgoing, 1, call.out.shape)
+
+
+def _in_heads(t: Tracer, x: Tensor) -> bool:
+    """Whether a map (B * heads, width, ...) lies in heads along its batch."""
+    labels = t.labels(x)
+    return varying_dims(labels) == [0, 1] and t.store.factors_of(compact(labels)) is not None
+
+
+def _depthwise_per_head(t: Tracer, call: Call, name: str, kernel: float) -> Tensor:
+    """A depthwise convolution that all heads share follows the width of a head."""
+    x, _, bias = call.args[:3]
+    labels = t.labels(x)
+    width = axis_labels(t, labels, 1)
+    t.axis(name, 0, width, 'through')
+    _vector(t, bias, width)
+    t.cost(kernel / x.size(0), compact(labels).flatten())
+    return compact(labels).expand(call.out.shape)
 
 
 def _alike_in_groups(t: Tracer, incoming: Tensor, groups: int) -> Tensor:
@@ -214,12 +234,13 @@ def layer_norm(t: Tracer, call: Call) -> list[Tensor]:
     """Layer norm over the last dimension; its module must take its statistics over what stays."""
     x, shape, *vectors = call.args[:4]
     labels = t.labels(x)
-    axis = t.store.along(labels, x.dim() - 1)
+    axis = axis_labels(t, labels, x.dim() - 1)
     if len(shape) != 1 or not t.masks_itself(axis):
         return _mixed_by_norm(t, call, labels, 'layer norm')
     for vector in vectors:
         _vector(t, vector, axis)
-    t.cost((5 if vectors[0] is not None else 4) * x.numel() / x.size(-1), axis)
+    normalised = compact(labels).flatten()
+    t.cost((5 if vectors[0] is not None else 4) * x.numel() / len(normalised), normalised)
     return [labels]
 
 
