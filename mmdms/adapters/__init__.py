@@ -2,5 +2,6 @@
 
 from . import attention as attention
 from . import layers as layers
+from . import levit as levit
 from . import norms as norms
 from . import swin as swin
