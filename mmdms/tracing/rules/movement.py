@@ -30,8 +30,10 @@ def view(t: Tracer, call: Call) -> Any:
             return no_labels(call.out.shape)
         labels = labels.reshape(call.out.shape)
         for outer, inner in _splits(call.args[0].shape, call.out.shape):
-            _parts_alike(t, labels, outer, inner)
+            labels = _parts_alike(t, labels, outer, inner)
         return labels
+    if packet is aten.slice:
+        labels = _halves_alike(t, labels, call)
     parts = call.func(labels, *call.args[1:], **call.kwargs)
     if packet is aten.split:
         _alike(t, parts)
@@ -59,11 +61,33 @@ def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[i
             yield dim, divided[place + 1 :]
 
 
-def _parts_alike(t: Tracer, labels: Tensor, outer: int, inner: list[int]) -> None:
-    """Channels viewed as equal parts (a channel shuffle, heads) shrink alike, as what views them divides evenly."""
+def _parts_alike(t: Tracer, labels: Tensor, outer: int, inner: list[int]) -> Tensor:
+    """Channels viewed as equal parts (a channel shuffle, heads) shrink alike, as what views them divides evenly.
+
+    Returns:
+        Labels in which all parts bear those of the first, so that what sums over parts mixes no channels.
+    """
     narrow = compact(canonical(labels))
-    if narrow.size(outer) > 1 and any(narrow.size(dim) > 1 for dim in inner):
-        t.store.unify(narrow.narrow(outer, 0, 1), narrow)
+    if narrow.size(outer) == 1 or all(narrow.size(dim) == 1 for dim in inner):
+        return labels
+    first = narrow.narrow(outer, 0, 1)
+    t.store.unify(first, narrow)
+    partly_fixed = (narrow == 0).any(outer, keepdim=True) & (narrow > 0)
+    if bool(partly_fixed.any()):
+        t.freeze(narrow[partly_fixed], 'is viewed as one of several parts beside channels of fixed number')
+        return labels
+    return first.expand(labels.shape)
+
+
+def _halves_alike(t: Tracer, labels: Tensor, call: Call) -> Tensor:
+    """Channels sliced in the middle shrink alike on both sides, as what slices them looks for the middle."""
+    dim, start, step = call.arg(1, 'dim', 0), call.arg(2, 'start') or 0, call.arg(4, 'step', 1)
+    half = call.out.size(dim)
+    if step != 1 or half * 2 != labels.size(dim) or start not in (0, half, -half):
+        return labels
+    parts = labels.unflatten(dim, (2, half))
+    dim %= labels.dim()
+    return _parts_alike(t, parts, dim, [dim + 1]).flatten(dim, dim + 1)
 
 
 def _alike(t: Tracer, parts: list[Tensor]) -> None:
