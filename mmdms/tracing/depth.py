@@ -12,6 +12,9 @@ from .records import BlockCall, Trace
 Group = tuple[str, ...]
 """Blocks that go or stay together; nearly always one."""
 
+RunKey = tuple[str, object]
+"""Container of a run, and what else tells its runs apart."""
+
 
 def find_runs(
     trace: Trace, classes: np.ndarray, patterns: Patterns
@@ -21,19 +24,21 @@ def find_runs(
     A block belongs to one if it stands in a Sequential or ModuleList, or has a
     number at the end of its name (``layer3`` of several), gives out the shape
     and the channel elements that it takes in, carries its input unchanged to its
-    output along some path (so that removing it leaves an identity), holds at
-    least one weight, and holds no smaller such block. Where ``trace.together``
-    says so, neighbours in a container are one element.
+    output along some path (so that removing it leaves an identity), costs
+    something, and holds no smaller such block. A block of depthwise layers alone
+    counts only outside all others. Where ``trace.together`` says so, neighbours
+    in a container are one element. Blocks that are alone in their container
+    are a run with those in the containers beside it.
 
     Returns:
         (container, groups of blocks) pairs in the order of the network, and the
         list of blocks left out with their reason.
     """
     problems: list[Frozen] = []
-    weights = {axis.module for axis in trace.axes.values() if axis.role == 'in'}
+    costly = {term.module for term in trace.costs}
     found: dict[str, BlockCall] = {}
     for name, block in trace.blocks.items():
-        if not block.has_identity or not any(_inside(module, name) for module in weights):
+        if not block.has_identity or not any(_inside(module, name) for module in costly):
             continue
         if not _same_elements(block, classes) or not patterns.selects(name):
             continue
@@ -41,11 +46,11 @@ def find_runs(
             problems.append(Frozen(name, f'the block stays: it {block.problem}', 0))
             continue
         found[name] = block
-    innermost = [name for name in found if not any(other != name and _inside(other, name) for other in found)]
-    runs: dict[tuple[str, bytes], list[str]] = {}
-    for name in innermost:
+    runs: dict[RunKey, list[str]] = {}
+    for name in _innermost(trace, list(found)):
         stream = np.unique(classes[compact(found[name].input_labels).numpy()])
         runs.setdefault((name.rpartition('.')[0], stream.tobytes()), []).append(name)
+    runs = _join_lonely(runs, found)
     names: dict[str, int] = {}
     result = []
     for (container, _), blocks in runs.items():
@@ -56,6 +61,35 @@ def find_runs(
         names[container] = names.get(container, 0) + 1
         result.append((container if names[container] == 1 else f'{container}#{names[container]}', groups))
     return result, problems
+
+
+def _innermost(trace: Trace, names: list[str]) -> list[str]:
+    """Blocks to be removed, of those that could be: none of them holds another."""
+    weights = {axis.module for axis in trace.axes.values() if axis.role == 'in'}
+    whole = [name for name in names if any(_inside(module, name) for module in weights)]
+    light = [name for name in names if not any(_inside(name, block) for block in whole)]
+    kept = [
+        name
+        for same in (whole, light)
+        for name in same
+        if not any(other != name and _inside(other, name) for other in same)
+    ]
+    return [name for name in names if name in kept]
+
+
+def _join_lonely(runs: dict[RunKey, list[str]], found: dict[str, BlockCall]) -> dict[RunKey, list[str]]:
+    """Join blocks of one shape that are alone in neighbouring containers (``stages.0.0``, ``stages.1.0``)."""
+    rows: dict[RunKey, list[RunKey]] = {}
+    for key, blocks in runs.items():
+        row, _, place = key[0].rpartition('.')
+        if len(blocks) == 1 and place.isdigit():
+            child = blocks[0].rpartition('.')[2]
+            rows.setdefault((row, (child, tuple(found[blocks[0]].input_labels.shape))), []).append(key)
+    row_of = {key: row for row, keys in rows.items() if len(keys) > 1 for key in keys}
+    joined: dict[RunKey, list[str]] = {}
+    for key, blocks in runs.items():
+        joined.setdefault(row_of.get(key, key), []).extend(blocks)
+    return joined
 
 
 def _groups(blocks: list[str], size: int, problems: list[Frozen]) -> list[Group]:

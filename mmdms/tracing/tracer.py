@@ -258,9 +258,9 @@ class Tracer(TorchDispatchMode):
 
     def _identities(self, call: Call) -> frozenset[str]:
         """Blocks whose input still passes unchanged (sums and activations keep it)."""
-        tensors = call.tensors
-        keeps = call.func.overloadpacket in IDENTITY_OPS
-        if not keeps and not (len(tensors) == 1 and is_pointwise(call.func)):
+        tensors, packet = call.tensors, call.func.overloadpacket
+        pointwise = is_pointwise(call.func) or RULES.get(packet) is RULES['pointwise']
+        if packet not in IDENTITY_OPS and not (len(tensors) == 1 and pointwise):
             return frozenset()
         found: frozenset[str] = frozenset()
         for tensor in tensors:

@@ -83,6 +83,51 @@ def test_a_block_without_a_weight_stays():
     assert depth_units(space_of(stage(nn.ReLU(), Block(), nn.Identity()), image())) == {'blocks': 1}
 
 
+def test_the_activation_after_the_sum_may_write_in_place():
+    class Leaky(Block):
+        def forward(self, x):
+            return F.leaky_relu_(super().forward(x))
+
+    assert depth_units(space_of(stage(Leaky(), Leaky()), image())) == {'blocks': 2}
+
+
+class Depthwise(nn.Module):
+    """x + dw(x)."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.dw = conv(width, width, 3, groups=width)
+
+    def forward(self, x):
+        return x + self.dw(x)
+
+
+def test_depthwise_blocks_alone_in_their_containers_are_one_run():
+    def layer():
+        return nn.Sequential(Depthwise(), conv(4, 4), nn.ReLU())
+
+    space = space_of(stage(layer(), layer(), layer()), image())
+    assert depth_units(space) == {'blocks': 3}
+    assert list(space.blocks.values()) == [('blocks.0.0',), ('blocks.1.0',), ('blocks.2.0',)]
+
+
+def test_blocks_of_several_shapes_alone_in_their_containers_are_runs_of_their_own():
+    layers = nn.Sequential(Block(), conv(4, 4)), nn.Sequential(Block(), nn.MaxPool2d(2)), nn.Sequential(Block())
+    assert depth_units(space_of(stage(*layers), image())) == {'blocks': 2, 'blocks.2': 1}
+
+
+def test_a_depthwise_block_within_another_block_does_not_stand_for_it():
+    class Outer(Block):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(Depthwise())
+
+        def forward(self, x):
+            return super().forward(self.layers(x))
+
+    assert depth_units(space_of(stage(Outer(), Outer()), image())) == {'blocks': 2}
+
+
 def test_only_the_innermost_blocks_are_removed():
     outer = nn.Sequential(Block(), Block())
     net = stage(outer, Block())
