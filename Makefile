@@ -1,5 +1,6 @@
 # make demo   search, export and retrain a real network on real images
 # make test   run the tests
+# make sweep  take every family of mmpretrain's zoo through mmdms (half an hour; goes on where it was)
 # Each sets up .venv first (several minutes: mmcv is compiled), and only once.
 
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ STAMP := .venv/.installed
 # ten times as fast where another process wants the same cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: venv demo test lint benchmark-deps clean
+.PHONY: venv demo test sweep lint benchmark-deps clean
 
 venv: $(STAMP)
 
@@ -34,6 +35,9 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest tests
+
+sweep: venv
+	$(BIN)/python tools/sweep_zoo.py --out work_dirs/sweep.jsonl
 
 lint: venv
 	$(BIN)/ruff check .

@@ -7,20 +7,20 @@ import os
 KEY = ('network', 'target', 'seed', 'method', 'outcome', 'total_steps', 'search_steps', 'repeats')
 
 
-def key_of(record):
+def key_of(record, names=KEY):
     """The key of a record."""
-    return tuple(record[name] for name in KEY)
+    return tuple(record[name] for name in names)
 
 
-def read_records(path):
-    """All whole records of a file, the last one for each key; none if there is no file."""
+def read_records(path, names=KEY):
+    """All whole records of a file, the last one for each key (what ``names`` name); none if there is no file."""
     records = {}
     if os.path.exists(path):
         with open(path, encoding='utf-8') as file:
             for line in file:
                 try:
                     record = json.loads(line)
-                    records[key_of(record)] = record
+                    records[key_of(record, names)] = record
                 except (ValueError, KeyError, TypeError):
                     continue  # the torn end of an interrupted run
     return list(records.values())

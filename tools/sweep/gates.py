@@ -1,0 +1,51 @@
+"""What a row must reach."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+PARITY = 1e-8
+"""Largest difference of the sliced from the masked network in float64, as a share of the largest output."""
+RELOAD = 1e-5
+"""The same for the reloaded export and the sliced network, in float32."""
+FRACTION = {'convolutional': 0.97, 'transformer': 0.95, 'hybrid': 0.90}
+"""Smallest prunable share of the FLOPs."""
+TRACE_SECONDS = 10.0
+PEAK_MB = 2000.0
+
+
+def worst(pairs: list[dict[str, float]]) -> float:
+    """Largest ``max_abs_diff / max_abs_output``; nan if one is nan or compares nothing."""
+    shares = [p['max_abs_diff'] / p['max_abs_output'] if p['max_abs_output'] > 0 else math.nan for p in pairs]
+    return math.nan if any(math.isnan(share) for share in shares) else max(shares, default=math.nan)
+
+
+def misses(record: dict[str, Any]) -> list[str]:
+    """What keeps a row from passing, in words; empty if it passes.
+
+    Args:
+        record: of :func:`sweep.measure.measure`. One that was cut short has ``error`` and the ``stage`` of it.
+    """
+    if 'error' in record:
+        return [f'{record["stage"]}: {record["error"]}']
+    found = []
+    seeds = record['seeds']
+    parity = worst([row['parity'] for row in seeds])
+    if not parity <= PARITY:  # written so that nan misses too
+        found.append(f'parity {parity:.1e} > {PARITY:g}')
+    gate = FRACTION[record['kind']]
+    if not record['prunable_flops_fraction'] >= gate:
+        # Cut, not rounded: 0.9699 must not read "0.970 < 0.97".
+        found.append(f'fraction {math.floor(record["prunable_flops_fraction"] * 1e4) / 1e4:.4f} < {gate:g}')
+    for row in seeds:
+        if not math.isfinite(row['loss']):
+            found.append(f'loss {row["loss"]} with seed {row["seed"]}')
+    reload = worst([row['reload'] for row in seeds if 'reload' in row]) if 'reload' in seeds[0] else 0.0
+    if not reload <= RELOAD:
+        found.append(f'reloaded export differs by {reload:.1e} > {RELOAD:g}')
+    if not record['trace_seconds'] < TRACE_SECONDS:
+        found.append(f'trace {record["trace_seconds"]:.1f} s >= {TRACE_SECONDS:g} s')
+    if not record['peak_mb'] < PEAK_MB:
+        found.append(f'memory {record["peak_mb"] / 1000:.2f} GB >= {PEAK_MB / 1000:g} GB')
+    return found

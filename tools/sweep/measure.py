@@ -1,0 +1,153 @@
+"""Everything that a sweep does with one network."""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from mmdms.api import build_search_space
+from mmdms.export.export import plain_state, retrain_config
+from mmdms.export.parity import check_parity, prepare_for_parity
+from mmdms.export.slim import slim
+from mmdms.export.subnet import subnet_config, without_pretrained
+from mmdms.export.verify import random_structure
+from mmdms.export.write import write_export
+from mmdms.structure import Structure
+from mmdms.tracing.search_space import SearchSpace
+from mmdms.utils.architecture import build_architecture, tensor_forward
+from mmdms.utils.config import load_config
+from mmdms.utils.input_shape import infer_input_shape
+
+from .training import training_step
+from .zoo import Entry
+
+RATIO = 0.5
+"""Share of every unit, heads and blocks included, that a random structure keeps."""
+
+
+def measure(
+    entry: Entry,
+    seeds: Sequence[int] = (0, 1, 2),
+    reload: bool = True,
+    save: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> dict[str, Any]:
+    """Trace a network; prune it at random, slice, compare and train one step per seed; export and reload once.
+
+    Args:
+        entry: the network.
+        seeds: of the random structures.
+        reload: whether the structure of the first seed is exported and loaded in a fresh process.
+        save: called with the unfinished record whenever the next stage begins, so that a
+            process that is killed leaves what it found. While there is one, ``stage`` names it.
+
+    Returns:
+        JSON types: what ``entry`` says, ``flops``, ``params``, ``units`` ([name, kind, total] each), ``frozen``
+        ([module, reason, elements] each), ``prunable_flops_fraction``, ``trace_seconds``, peak memory after the
+        trace and at the end in MB, and for every seed ``parity``, the share of FLOPs that is left, ``loss`` and,
+        for the first, ``reload``.
+
+    Raises:
+        Whatever a stage raises.
+    """
+    record: dict[str, Any] = dict(config=entry.config, kind=entry.kind, listed_shape=entry.listed_shape)
+
+    def begin(stage: str) -> float:
+        record['stage'] = stage
+        save(record)
+        return time.perf_counter()
+
+    begin('build')
+    config = load_config(entry.config)
+    shape = entry.input_shape or infer_input_shape(config)
+    record['input_shape'] = list(shape)
+    model = build(config)
+    inputs = (torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)),)
+
+    since = begin('trace')
+    space = build_search_space(model, inputs, forward=tensor_forward)
+    record['trace_seconds'] = time.perf_counter() - since
+    record['trace_mb'] = peak_mb()
+    full = torch.ones(space.num_elements)
+    record.update(
+        flops=int(space.cost('flops', full)),
+        params=int(space.cost('params', full)),
+        units=[[u.name, u.kind, u.total] for u in space.units],
+        frozen=[[f.module, f.reason, f.elements] for f in space.frozen],
+        prunable_flops_fraction=space.prunable_fraction('flops'),
+        seeds=[],
+    )
+    for seed in seeds:
+        row: dict[str, Any] = dict(seed=seed)
+        begin(f'slice and compare, seed {seed}')
+        structure = random_structure(space, RATIO, seed)
+        row['flops_ratio'] = space.cost('flops', space.mask(structure)) / record['flops']
+        row['parity'] = check_parity(model, space, structure, inputs, tensor_forward).to_dict()
+        if reload and seed == seeds[0]:
+            begin('export and reload')
+            row['reload'] = export_and_reload(config, model, space, structure, inputs[0])
+        begin(f'training step, seed {seed}')
+        row['loss'] = training_step(slim(model, space, structure), shape, seed)
+        record['seeds'].append(row)
+    record['peak_mb'] = peak_mb()
+    del record['stage']
+    return record
+
+
+def build(config: Config) -> nn.Module:
+    """The model of a config, initialised as a Runner would, without pretrained weights."""
+    init_default_scope(config.default_scope)
+    torch.manual_seed(0)
+    model = build_architecture(without_pretrained(config.model), copy.deepcopy(config.get('data_preprocessor')))
+    model.init_weights()
+    return model
+
+
+def export_and_reload(
+    config: Config, model: nn.Module, space: SearchSpace, structure: Structure, inputs: Tensor
+) -> dict[str, float]:
+    """Write what ``tools/prune.py`` would; load and run it in a fresh process.
+
+    The weights are randomised first as for parity: many networks start with an output of zeros.
+
+    Returns:
+        ``max_abs_diff`` and ``max_abs_output`` of the reloaded and the sliced network, both in float32.
+
+    Raises:
+        RuntimeError: if the process fails; with what it said last.
+    """
+    supernet = prepare_for_parity(model).float()
+    subnet = slim(supernet, space, structure)
+    with torch.no_grad():
+        expected = [t for t in tree_flatten(tensor_forward(subnet)(inputs))[0] if isinstance(t, Tensor)]
+    found = subnet_config(config.model, supernet, subnet, space, space.mask(structure))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / 'export'
+        retrain = retrain_config(config, found, 'inherit')
+        write_export(folder, retrain, plain_state(subnet), structure.to_json(), {})
+        torch.save(dict(inputs=inputs, expected=expected), folder / 'sample.pth')
+        command = [sys.executable, str(Path(__file__).with_name('reload.py')), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ['it said nothing'])[-1]
+        raise RuntimeError(f'the export does not load, status {done.returncode}: {last}')
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB of 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == 'darwin' else peak * 1024 / 1e6

@@ -1,0 +1,41 @@
+"""Load an export as its user would, in a process that knows only mmengine and the export.
+
+``python reload.py FOLDER`` prints, as JSON, how far the output is from the one in ``FOLDER/sample.pth``.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+
+def main(folder: Path) -> None:
+    """Build, load, run, compare."""
+    config = Config.fromfile(folder / 'config.py')
+    init_default_scope(config.default_scope)
+    if config.get('data_preprocessor') is not None:  # as the Runner does
+        config.model.setdefault('data_preprocessor', config.data_preprocessor)
+    model = MODELS.build(config.model)
+    checkpoint = torch.load(config.load_from, weights_only=True)
+    model.load_state_dict(checkpoint['state_dict'], strict=True)
+    sample = torch.load(folder / 'sample.pth', weights_only=True)
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        found = model.eval()(sample['inputs'], mode='tensor')
+    found = [found] if isinstance(found, torch.Tensor) else list(found)
+    pairs = list(zip(found, sample['expected'], strict=True))
+    print(
+        json.dumps(
+            dict(
+                max_abs_diff=max(float((a - b).abs().max()) for a, b in pairs),
+                max_abs_output=max(float(b.abs().max()) for _, b in pairs),
+            )
+        )
+    )
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]))

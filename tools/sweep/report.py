@@ -1,0 +1,169 @@
+"""The page of a sweep: a table, and what is frozen in each network."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from .gates import FRACTION, PARITY, PEAK_MB, RELOAD, TRACE_SECONDS, misses, worst
+from .zoo import Entry
+
+OUTPUT = 'reaches an output of the network'
+HEADS = ('model', 'kind', 'input', 'FLOPs', 'units', 'elements', 'head units', 'depth units',
+         'prunable FLOPs', 'parity', 'trace', 'memory', 'gates')  # fmt: skip
+
+PAGE = """\
+# Coverage
+
+What mmdms does with every family of image classifiers in mmpretrain's zoo. Written by a command; do not edit.
+
+```shell
+python tools/sweep_zoo.py --out work_dirs/sweep.jsonl                             # or: make sweep
+python tools/sweep_zoo.py --out work_dirs/sweep.jsonl --report docs/coverage.md
+```
+
+The networks are those of [`tools/sweep/mmpretrain.txt`](../tools/sweep/mmpretrain.txt): the smallest member of every
+family, built without pretrained weights. [`tools/sweep/left_out.txt`](../tools/sweep/left_out.txt) says what is left
+out and why. The records of this page are in [`docs/results/coverage.jsonl`](results/coverage.jsonl).
+
+Each network is traced and its space verified. Then, for each of {seeds} seeds, half of every unit is removed at
+random, heads and blocks included; the network is sliced for real, compared with its masks in float64, and trained for
+one step of the config's own preprocessing, augmentation and loss. The export of the first seed is written as
+`tools/prune.py` writes it and loaded by a fresh process.
+
+{verdict}
+
+- **FLOPs**: multiply-accumulates of one input of the size in the table, as mmengine counts them.
+- **prunable FLOPs**: the share that goes when every unit is at its minimum. Gate: at least {convolutional} in
+  convolutional networks, {transformer} in transformers, {hybrid} in hybrids (convolutions with attention, and what is
+  neither: MLPs over tokens, graphs).
+- **parity**: largest difference of the sliced from the masked network, as a share of the largest output; the worst of
+  the seeds. Gate: at most {parity:g}.
+- **trace**: seconds to trace and verify. Gate: below {seconds:g}.
+- **memory**: peak of the whole process (interpreter and libraries, trace, float64 copies, training step), in brackets
+  its peak when the trace was done. Gate: the whole below {memory:g} GB.
+- Also held to gates: the loss is finite; the reloaded export computes what the sliced network computes, to {reload:g}
+  of the largest output.
+
+{machine}
+
+{table}
+
+{counts}
+
+## What is frozen
+
+What stays as it is, with the reason. "{output}" is left out: it holds for every classifier, whose classes stay. A
+layer whose number is written as `*` stands for as many as are counted.
+
+{frozen}
+"""
+
+
+def make_report(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> str:
+    """Markdown of the latest record of every entry.
+
+    Args:
+        entries: what to report on, in this order; those without a record are named.
+        records: from the file of results, oldest first.
+    """
+    latest = {(r['config'], r['listed_shape']): r for r in records}
+    keys = [(e, (e.config, e.listed_shape)) for e in entries]
+    found = [{**latest[key], 'kind': entry.kind} for entry, key in keys if key in latest]
+    absent = [entry.config for entry, key in keys if key not in latest]
+    rows = [_row(record) for record in found]
+    counts = Counter(record['kind'] for record in found if not misses(record))
+    totals = Counter(record['kind'] for record in found)
+    lines = [f'{kind}: {counts[kind]} of {total} pass.' for kind, total in totals.items()]
+    if absent:
+        lines.append(f'Not measured: {", ".join(absent)}.')
+    return PAGE.format(
+        seeds=max((len(r.get('seeds', [])) for r in found), default=0),
+        verdict=_verdict(found),
+        machine=_machine(found),
+        table=tabulate(rows, headers=HEADS, tablefmt='pipe', disable_numparse=True, colalign=_alignment(rows)),
+        counts='\n'.join(lines),
+        frozen='\n\n'.join(filter(None, map(_frozen, found))) or 'Nothing else.',
+        parity=PARITY,
+        seconds=TRACE_SECONDS,
+        memory=PEAK_MB / 1000,
+        reload=RELOAD,
+        output=OUTPUT,
+        **{kind: f'{gate:.2f}' for kind, gate in FRACTION.items()},
+    )
+
+
+def _verdict(records: Sequence[dict[str, Any]]) -> str:
+    missing = [(_name(record), misses(record)) for record in records if misses(record)]
+    text = f'**{len(records) - len(missing)} of {len(records)} networks pass every gate.**'
+    if missing:
+        text += ' The others:\n\n' + '\n'.join(f'- {name}: {"; ".join(found)}' for name, found in missing)
+    return text
+
+
+def _machine(records: Sequence[dict[str, Any]]) -> str:
+    """With what the rows were measured; several of a kind where they differ."""
+
+    def all_of(key: str) -> str:
+        return ', '.join(sorted({str(record[key]) for record in records if record.get(key)}))
+
+    versions = [f'{name} {all_of(f"{name}_version")}' for name in ('mmdms', 'mmpretrain', 'mmengine', 'mmcv', 'torch')]
+    versions[0] += f' (commit {all_of("commit")})'
+    return f'Measured {all_of("date")} with {", ".join(versions)}, on {all_of("machine")}, {all_of("threads")} thread.'
+
+
+def _row(record: dict[str, Any]) -> list[str]:
+    found = misses(record)
+    gates = 'FAIL: ' + '; '.join(found) if found else 'pass'
+    row = [_name(record), record['kind'], 'x'.join(map(str, record.get('input_shape', []))) or '–']
+    if 'units' not in record:
+        return [*row, *['–'] * (len(HEADS) - 4), gates.replace('|', '\\|')]
+    kinds = Counter(kind for _, kind, _ in record['units'])
+    seeds = [seed['parity'] for seed in record['seeds']]
+    peak = f'{record["peak_mb"] / 1000:.2f}' if 'peak_mb' in record else '–'
+    return [
+        *row,
+        _flops(record['flops']),
+        str(len(record['units'])),
+        str(sum(total for _, _, total in record['units'])),
+        str(kinds['heads']),
+        str(kinds['depth']),
+        f'{record["prunable_flops_fraction"]:.4f}',
+        f'{worst(seeds):.0e}' if seeds else '–',
+        f'{record["trace_seconds"]:.1f} s',
+        f'{peak} ({record["trace_mb"] / 1000:.2f}) GB',
+        gates.replace('|', '\\|'),
+    ]
+
+
+def _name(record: dict[str, Any]) -> str:
+    return f'`{record["config"].removeprefix("mmpretrain::")}`'
+
+
+def _flops(flops: int) -> str:
+    return f'{flops / 1e9:.2f} G' if flops >= 1e9 else f'{flops / 1e6:.1f} M'
+
+
+def _alignment(rows: list[list[str]]) -> list[str] | None:
+    """Numbers to the right; tabulate takes no alignment for a table without rows."""
+    return ['left', 'left', *['right'] * (len(HEADS) - 3), 'left'] if rows else None
+
+
+def _frozen(record: dict[str, Any]) -> str:
+    """Section of a network: its reasons, each with its modules; empty if it has none."""
+    groups: dict[str, list[tuple[str, int]]] = {}
+    for module, reason, elements in record.get('frozen', []):
+        if reason != OUTPUT:
+            groups.setdefault(reason, []).append((module, elements))
+    lines = []
+    for reason, places in groups.items():
+        numbered = Counter(re.sub(r'\d+', '*', module) or '(network)' for module, _ in places)
+        single = {re.sub(r'\d+', '*', module): module for module, _ in places}
+        names = [f'`{single.get(n) or n}`' if count == 1 else f'`{n}` ({count})' for n, count in numbered.items()]
+        elements = sum(count for _, count in places)
+        lines.append(f'- {reason}: {", ".join(names)}' + (f'; {elements} elements' if elements else ''))
+    return f'### {_name(record)}\n\n' + '\n'.join(lines) if lines else ''
