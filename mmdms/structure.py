@@ -21,8 +21,9 @@ class UnitInfo:
     """Elements that live in the same places: one keep ratio searches them.
 
     Attributes:
-        name: the layer that produces the channels, or the container of the blocks.
-        kind: ``'channels'`` or ``'depth'``.
+        name: the layer that produces the channels, the attribute that counts the heads
+            or their width, or the container of the blocks.
+        kind: ``'channels'``, ``'heads'`` or ``'depth'``.
         total: number of elements in the supernet.
     """
 
@@ -32,7 +33,7 @@ class UnitInfo:
 
     @property
     def minimum(self) -> int:
-        """Fewest elements that may stay: a channel unit keeps one, a depth unit may lose all."""
+        """Fewest elements that may stay: a unit of channels or heads keeps one, a depth unit may lose all."""
         return 0 if self.kind == 'depth' else 1
 
 

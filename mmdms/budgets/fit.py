@@ -27,7 +27,7 @@ def unit_divisors(units: Sequence[UnitInfo], divisor: int | str = 'auto') -> Ten
 
     ``'auto'`` takes the largest power of two up to 8 that leaves at least 8
     choices (64 channels: 8, 32: 4, 8: 1), so that tiny networks keep theirs.
-    A whole number is used as it is, at most the unit's size. Depth steps by 1.
+    A whole number is used as it is, at most the unit's size. Heads and depth step by 1.
 
     Raises:
         ConfigError: for anything else.
@@ -36,7 +36,7 @@ def unit_divisors(units: Sequence[UnitInfo], divisor: int | str = 'auto') -> Ten
         raise ConfigError(f"divisor must be 'auto' or a whole number from 1, but it is {divisor!r}")
     steps = []
     for unit in units:
-        if unit.kind == 'depth':
+        if unit.kind != 'channels':
             step = 1
         elif isinstance(divisor, int):
             step = min(divisor, unit.total)

@@ -19,7 +19,7 @@ from ...registry import MUTATORS
 from ...tracing.search_space import SearchSpace
 from .base import BaseMutator
 
-SHARPNESS = {'channels': 1.0, 'depth': 4.0}
+SHARPNESS = {'channels': 1.0, 'heads': 4.0, 'depth': 4.0}
 """``lambda`` of the soft mask by kind of unit (DMS)."""
 
 REFINED_SHARPNESS = 8.0

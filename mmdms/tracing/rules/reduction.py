@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..labels import compact, no_labels, varying_dims
 from ..tracer import Call, Tracer, rule
+from .sites import expand_along
 
 aten = torch.ops.aten
 
@@ -55,14 +56,17 @@ def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
     aten.upsample_nearest1d, aten.upsample_linear1d, aten._upsample_nearest_exact2d,
 )  # fmt: skip
 def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
-    """Pooling and resampling over the trailing dimensions of (B, C, ...)."""
+    """Pooling and resampling over the trailing dimensions of (B, C, ...): what they mix is one element."""
     x = call.args[0]
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     labels = t.elementwise_labels(x)
     leading = x.dim() - (1 if '1d' in str(call.func) else 3 if '3d' in str(call.func) else 2)
     if any(dim >= leading for dim in varying_dims(labels)):
-        t.freeze(labels, f'is mixed with other elements by {call.func}')
-        return no_labels(out.shape)
+        if leading != 2 or (0 in varying_dims(labels)):
+            t.freeze(labels, f'is mixed with other elements by {call.func}')
+            return no_labels(out.shape)
+        # A position embedding, say, which is a parameter of many elements, resized to another input.
+        labels = expand_along(t.store.along(labels, 1), 1, x.shape)
     packet = call.func.overloadpacket
     if packet is aten._adaptive_avg_pool2d:
         _pool_cost(t, x, labels)

@@ -1,0 +1,25 @@
+# MobileNetV3-Large from pretrained weights to half its FLOPs: 20 epochs of search, then 200 of fine-tuning.
+_base_ = 'mmpretrain::mobilenet_v3/mobilenet-v3-large_8xb128_in1k.py'
+custom_imports = dict(imports=['mmdms'])
+
+weights = (
+    'https://mmassets.onedl.ai/mmclassification/v0/mobilenet_v3/mobilenet-v3-large_8xb128_in1k_20221114-0ed9ed9a.pth'
+)
+architecture = _base_.model
+architecture.init_cfg = dict(type='Pretrained', checkpoint=weights)
+
+model = dict(
+    _delete_=True,
+    type='mmdms.DMSAlgorithm',
+    architecture=architecture,
+    input_shape=(3, 224, 224),
+    mutator=dict(type='mmdms.DMSMutator', budget=dict(metric='flops', target=0.5)),
+)
+custom_hooks = [dict(type='mmdms.BudgetHook')]
+
+optim_wrapper = dict(constructor='mmdms.DMSOptimWrapperConstructor', optimizer=dict(lr=0.01))
+param_scheduler = dict(_delete_=True, type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True)
+train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=1)
+
+# What tools/prune.py puts in the place of the schedule above.
+retrain = dict(optim_wrapper=dict(optimizer=dict(lr=0.02)), train_cfg=dict(max_epochs=200))
