@@ -33,6 +33,8 @@ class ParameterIndex:
         if not tensor.numel():
             return None
         for name, parameter in self._by_storage.get(tensor.untyped_storage().data_ptr(), []):
+            if tensor.dtype != parameter.dtype:  # the same memory seen as complex numbers, say
+                continue
             begin = parameter.storage_offset()
             if begin <= tensor.storage_offset() < begin + parameter.numel():
                 return name, parameter

@@ -122,6 +122,22 @@ SEARCHED = {
         dict(a=conv(3, 6), out=conv(6, 2)),
         {'a': 2},
     ),
+    # A filter in the frequency domain, with one complex number per channel and frequency.
+    'fourier': Case(
+        lambda n, x: n.out(torch.fft.irfft2(torch.fft.rfft2(n.a(x)) * torch.view_as_complex(n.w))),
+        dict(a=conv(3, 6), w=nn.Parameter(torch.rand(6, 4, 3, 2)), out=conv(6, 2)),
+        {'a': 6},
+    ),
+    'complex parts': Case(
+        lambda n, x: n.out(torch.view_as_real(torch.fft.rfft2(n.a(x))).sum(-1)),
+        dict(a=conv(3, 6), out=conv(6, 2)),
+        {'a': 6},
+    ),
+    'resampled parameter': Case(
+        lambda n, x: n.out(n.a(x) + F.interpolate(n.w, (4, 4), mode='bilinear')),
+        dict(a=conv(3, 6), w=nn.Parameter(torch.rand(1, 6, 2, 2)), out=conv(6, 2)),
+        {'a': 6},
+    ),
     'flatten': Case(
         lambda n, x: n.out(F.adaptive_avg_pool2d(n.a(x), 2).flatten(1)),
         dict(a=conv(3, 4), out=nn.Linear(16, 5)),

@@ -158,3 +158,13 @@ def im2col(t: Tracer, call: Call) -> Tensor:
     x = call.args[0]
     kernel = call.args[1][0] * call.args[1][1]
     return t.store.along(t.labels(x), 1).repeat_interleave(kernel)[None, :, None].expand(call.out.shape)
+
+
+@rule(aten.view_as_complex, aten.view_as_real)
+def complex_view(t: Tracer, call: Call) -> Tensor:
+    """The last dimension holds real and imaginary parts of one number, which are one element."""
+    labels = t.elementwise_labels(call.args[0])
+    if call.func.overloadpacket is aten.view_as_real:
+        return labels[..., None].expand(call.out.shape)
+    t.store.unify(labels[..., :1], labels)
+    return labels[..., 0]

@@ -61,6 +61,11 @@ def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     labels = t.elementwise_labels(x)
     leading = x.dim() - (1 if '1d' in str(call.func) else 3 if '3d' in str(call.func) else 2)
+    if t.parameters.owner(x) is not None:  # entries that are resampled into each other are one element
+        for dim in range(leading, x.dim()):
+            t.store.unify(labels.narrow(dim, 0, 1), labels)
+            labels = labels.narrow(dim, 0, 1)
+        labels = labels.expand(x.shape)
     if any(dim >= leading for dim in varying_dims(labels)):
         if leading != 2 or (0 in varying_dims(labels)):
             t.freeze(labels, f'is mixed with other elements by {call.func}')
@@ -75,6 +80,16 @@ def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
     elif packet is aten.upsample_nearest2d:
         _pool_cost(t, out, compact(labels).expand(out.shape))
     return [compact(labels).expand(out.shape)]
+
+
+@rule(aten._fft_r2c, aten._fft_c2r, aten._fft_c2c)
+def fourier(t: Tracer, call: Call) -> Tensor:
+    """Fourier transforms over positions."""
+    labels = t.elementwise_labels(call.args[0])
+    if set(call.args[1]) & set(varying_dims(labels)):
+        t.freeze(labels, f'is mixed with other elements by {call.func}')
+        return no_labels(call.out.shape)
+    return compact(labels).expand(call.out.shape)
 
 
 def _pool_cost(t: Tracer, tensor: Tensor, labels: Tensor, scale: int = 1) -> None:

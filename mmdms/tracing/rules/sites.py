@@ -41,8 +41,11 @@ def convolution(t: Tracer, call: Call) -> Tensor:
     positions = x.size(0) * (prod(x.shape[2:]) if transposed else prod(call.out.shape[2:]))
     kernel = positions * prod(weight.shape[2:])
 
-    if groups > 1 and weight.size(1) == 1 and not transposed and out_channels == groups and _in_heads(t, x):
-        return _depthwise_per_head(t, call, name, kernel)
+    heads = _heads_in_batch(t, x)
+    if heads is not None and not transposed and out_channels == x.size(1):
+        width = axis_labels(t, heads, 1)
+        if bool((width.view(groups, -1) == width.view(groups, -1)[:, :1]).all()):
+            return _groups_per_head(t, call, name, heads, width)
     incoming = t.store.along(t.labels(x), 1)
     if groups > 1 and weight.size(1) == 1 and not transposed:  # depthwise, with any multiplier
         outgoing = incoming.repeat_interleave(out_channels // groups)
@@ -65,21 +68,22 @@ def convolution(t: Tracer, call: Call) -> Tensor:
     return expand_along(outgoing, 1, call.out.shape)
 
 
-def _in_heads(t: Tracer, x: Tensor) -> bool:
-    """Whether a map (B * heads, width, ...) lies in heads along its batch."""
+def _heads_in_batch(t: Tracer, x: Tensor) -> Tensor | None:
+    """Labels (B * heads, width) of a map (B * heads, width, ...) that lies in heads along its batch; None of others."""
     labels = t.labels(x)
-    return varying_dims(labels) == [0, 1] and t.store.factors_of(compact(labels)) is not None
+    dims = varying_dims(labels)
+    if 0 not in dims or dims[-1] > 1 or t.store.factors_of(compact(labels)) is None:
+        return None
+    return labels[(slice(None), slice(None), *[0] * (x.dim() - 2))]
 
 
-def _depthwise_per_head(t: Tracer, call: Call, name: str, kernel: float) -> Tensor:
-    """A depthwise convolution that all heads share follows the width of a head."""
-    x, _, bias = call.args[:3]
-    labels = t.labels(x)
-    width = axis_labels(t, labels, 1)
+def _groups_per_head(t: Tracer, call: Call, name: str, heads: Tensor, width: Tensor) -> Tensor:
+    """A convolution that all heads share and whose every group holds one element: groups follow the width of a head."""
+    weight, bias = call.args[1:3]
     t.axis(name, 0, width, 'through')
     _vector(t, bias, width)
-    t.cost(kernel / x.size(0), compact(labels).flatten())
-    return compact(labels).expand(call.out.shape)
+    t.cost(prod(call.out.shape[2:]) * prod(weight.shape[1:]), heads.flatten())
+    return heads[(..., *[None] * (call.out.dim() - 2))].expand(call.out.shape)
 
 
 def _alike_in_groups(t: Tracer, incoming: Tensor, groups: int) -> Tensor:
@@ -220,13 +224,15 @@ def bmm(t: Tracer, call: Call) -> Tensor:
 def batch_norm(t: Tracer, call: Call) -> list[Tensor]:
     """Batch norm acts on every channel separately."""
     x, *vectors = call.args[:5]
-    labels = t.store.along(t.labels(x), 1)
+    heads = _heads_in_batch(t, x)
+    labels = t.store.along(t.labels(x), 1) if heads is None else axis_labels(t, heads, 1)
     for vector in vectors:
         if isinstance(vector, Tensor):
             _vector(t, vector, labels)
+    counted = labels if heads is None else heads.flatten()
     affine = isinstance(vectors[0], Tensor)
-    t.cost((2 if affine else 1) * x.numel() / x.size(1), labels)
-    return [expand_along(labels, 1, x.shape)]
+    t.cost((2 if affine else 1) * x.numel() / counted.numel(), counted)
+    return [expand_along(labels, 1, x.shape) if heads is None else t.labels(x)]
 
 
 @rule(aten.native_layer_norm)
