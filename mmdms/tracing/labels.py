@@ -172,7 +172,7 @@ class LabelStore:
         """Both factors of products, each of the shape of ``labels``; None if some label is no product."""
         table = _joined(self._products, 3)
         table[0], labels = self.simplify(table[0]), self.simplify(labels)
-        order = table[0].argsort()
+        order = table[0].argsort(stable=True)  # of a label declared to be several products, always the first
         if not order.numel():
             return None
         place = torch.searchsorted(table[0][order], labels).clamp(max=order.numel() - 1)

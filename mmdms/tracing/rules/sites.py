@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..hints import axis_labels
-from ..labels import compact, no_labels, varying_dims
+from ..labels import canonical, compact, no_labels, varying_dims
 from ..tracer import Call, Tracer, rule
 
 aten = torch.ops.aten
@@ -43,7 +43,7 @@ def convolution(t: Tracer, call: Call) -> Tensor:
 
     heads = _heads_in_batch(t, x)
     if heads is not None and not transposed and out_channels == x.size(1):
-        width = axis_labels(t, heads, 1)
+        width = _width_of_heads(t, heads)
         if bool((width.view(groups, -1) == width.view(groups, -1)[:, :1]).all()):
             return _groups_per_head(t, call, name, heads, width)
     incoming = t.store.along(t.labels(x), 1)
@@ -72,18 +72,25 @@ def _heads_in_batch(t: Tracer, x: Tensor) -> Tensor | None:
     """Labels (B * heads, width) of a map (B * heads, width, ...) that lies in heads along its batch; None of others."""
     labels = t.labels(x)
     dims = varying_dims(labels)
-    if 0 not in dims or dims[-1] > 1 or t.store.factors_of(compact(labels)) is None:
+    if 0 not in dims or dims[-1] > 1 or (dims != [0] and t.store.factors_of(compact(labels)) is None):
         return None
-    return labels[(slice(None), slice(None), *[0] * (x.dim() - 2))]
+    for _ in range(x.dim() - 2):
+        labels = labels.select(-1, 0)
+    return labels
+
+
+def _width_of_heads(t: Tracer, heads: Tensor) -> Tensor:
+    """Labels along the width of such a map; none where its elements are whole heads."""
+    return no_labels(heads.shape[1:]) if varying_dims(canonical(heads)) == [0] else axis_labels(t, heads, 1)
 
 
 def _groups_per_head(t: Tracer, call: Call, name: str, heads: Tensor, width: Tensor) -> Tensor:
-    """A convolution that all heads share and whose every group holds one element: groups follow the width of a head."""
+    """A convolution that all heads share, with one element in every group: groups follow the width of a head."""
     weight, bias = call.args[1:3]
     t.axis(name, 0, width, 'through')
     _vector(t, bias, width)
     t.cost(prod(call.out.shape[2:]) * prod(weight.shape[1:]), heads.flatten())
-    return heads[(..., *[None] * (call.out.dim() - 2))].expand(call.out.shape)
+    return heads.reshape(*heads.shape, *[1] * (call.out.dim() - 2)).expand(call.out.shape)
 
 
 def _alike_in_groups(t: Tracer, incoming: Tensor, groups: int) -> Tensor:
@@ -225,7 +232,7 @@ def batch_norm(t: Tracer, call: Call) -> list[Tensor]:
     """Batch norm acts on every channel separately."""
     x, *vectors = call.args[:5]
     heads = _heads_in_batch(t, x)
-    labels = t.store.along(t.labels(x), 1) if heads is None else axis_labels(t, heads, 1)
+    labels = t.store.along(t.labels(x), 1) if heads is None else _width_of_heads(t, heads)
     for vector in vectors:
         if isinstance(vector, Tensor):
             _vector(t, vector, labels)
