@@ -2,6 +2,7 @@
 
 from . import attention as attention
 from . import convnets as convnets
+from . import heads as heads
 from . import hornet as hornet
 from . import inception as inception
 from . import layers as layers

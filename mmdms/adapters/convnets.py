@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..registry import ADAPTERS
 from .base import Adapter
 from .layers import Shapes
@@ -51,3 +53,27 @@ class RIFormerBlockAdapter(Adapter):
     def resized(self, old: Shapes) -> None:
         """The width of that norm follows the one behind it."""
         self.dim = self.norm2.num_channels
+
+
+@ADAPTERS.register_module()
+class AlexNetAdapter(Adapter):
+    """AlexNet, whose classifier reads a number of features that is written into its forward."""
+
+    adapts = 'mmpretrain.models.backbones.alexnet.AlexNet'
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """As the module; x is (B, 3, 224, 224)."""
+        x = self.features(x)
+        return (self.classifier(x.flatten(1)) if self.num_classes > 0 else x,)
+
+
+@ADAPTERS.register_module()
+class LeNet5Adapter(Adapter):
+    """LeNet, which drops every dimension of size 1 before its classifier: that may be all."""
+
+    adapts = 'mmpretrain.models.backbones.lenet.LeNet5'
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """As the module, which drops the dimension of a batch of one; x is (B, 1, 32, 32)."""
+        x = self.features(x)
+        return (self.classifier(x.flatten(1).squeeze(0)) if self.num_classes > 0 else x,)
