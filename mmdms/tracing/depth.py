@@ -40,14 +40,15 @@ def find_runs(
     for name, block in trace.blocks.items():
         if not block.has_identity or not any(_inside(module, name) for module in costly):
             continue
-        if not _same_elements(block, classes) or not patterns.selects(name):
+        if not _same_elements(block, classes):
             continue
         if block.problem is not None:
             problems.append(Frozen(name, f'the block stays: it {block.problem}', 0))
             continue
         found[name] = block
     runs: dict[RunKey, list[str]] = {}
-    for name in _innermost(trace, list(found)):
+    # Patterns come last: a stage does not stand for blocks in it that are left out.
+    for name in filter(patterns.selects, _innermost(trace, list(found))):
         stream = np.unique(classes[compact(found[name].input_labels).numpy()])
         runs.setdefault((name.rpartition('.')[0], stream.tobytes()), []).append(name)
     runs = _join_lonely(runs, found)

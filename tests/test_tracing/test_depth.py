@@ -208,6 +208,11 @@ def test_patterns_select_blocks_and_layers():
     assert 'left out by include and exclude patterns' in reasons(space)['blocks.0.a']
 
 
+def test_a_container_does_not_stand_for_blocks_that_are_left_out():
+    net = stage(nn.Sequential(Block()), nn.Sequential(Block()))
+    assert list(space_of(net, image(), exclude=['blocks.0.0']).blocks.values()) == [('blocks.1.0',)]
+
+
 @pytest.mark.parametrize('key', ['include', 'exclude'])
 def test_a_pattern_that_matches_nothing(key):
     with pytest.raises(ConfigError, match=f"{key} pattern 'bloks.*' matches no searchable layer or block"):
