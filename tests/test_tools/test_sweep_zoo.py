@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -48,10 +49,12 @@ RECORD = dict(
             flops_ratio=0.2,
             parity=dict(max_abs_diff=seed * 1e-15, max_abs_output=2.0),
             loss=6.9,
-            **(dict(reload=dict(max_abs_diff=0.0, max_abs_output=2.0)) if seed == 0 else {}),
+            not_trained='',
+            **(dict(reload=dict(max_abs_diff=0.0, max_abs_output=2.0, missing=0)) if seed == 0 else {}),
         )
         for seed in range(3)
     ],
+    widths_parity=dict(max_abs_diff=0.0, max_abs_output=2.0),
     source='abc',
     commit='1234567',
     mmdms_version='0.1.0',
@@ -122,7 +125,7 @@ def test_folder_left_out_without_a_reason(tmp_path):
 
 def test_record_that_passes(record):
     assert gates.misses(record) == []
-    assert gates.worst([seed['parity'] for seed in record['seeds']]) == 1e-15
+    assert gates.parity_of(record) == 1e-15
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,7 @@ def test_record_that_passes(record):
         (lambda r: r['seeds'][1]['parity'].update(max_abs_diff=1e-7), 'parity 5.0e-08 > 1e-08'),
         (lambda r: r['seeds'][1]['parity'].update(max_abs_diff=math.nan), 'parity nan > 1e-08'),
         (lambda r: r['seeds'][1]['parity'].update(max_abs_output=0.0), 'parity nan > 1e-08'),
+        (lambda r: r['widths_parity'].update(max_abs_diff=1e-7), 'parity 5.0e-08 > 1e-08'),
         (lambda r: r.update(prunable_flops_fraction=0.96999), 'fraction 0.9699 < 0.97'),
         (lambda r: r['seeds'][2].update(loss=math.inf), 'loss inf with seed 2'),
         (lambda r: r['seeds'][0]['reload'].update(max_abs_diff=0.5), 'reloaded export differs by 2.5e-01 > 1e-05'),
@@ -168,8 +172,8 @@ def test_report(record):
         *('0.9900', '1e-15', '1.2 s', '1.10 (0.90) GB', 'pass'),
     ]
     failed = next(line for line in page.splitlines() if line.startswith('| `lenet/lenet5_mnist.py`'))
-    assert failed.count('–') == 10 and r'FAIL: trace: ValueError: no\|way' in failed
-    assert '**1 of 2 networks pass every gate.** The others:\n\n- `lenet/lenet5_mnist.py`: trace: ' in page
+    assert failed.count('–') == 10 and failed.endswith('| ends at: trace |')
+    assert '**1 of 2 networks pass every gate.** The others:\n\n- `lenet/lenet5_mnist.py`: trace: ValueError' in page
     assert 'Not measured: mmpretrain::vgg/vgg11_8xb32_in1k.py.' in page
     assert '- is used as an index: `backbone.layer*.*.conv` (2); 16 elements' in page
     assert '- a|b: `backbone.norm`\n' in page
@@ -177,10 +181,27 @@ def test_report(record):
     assert 'mmdms 0.1.0 (commit 1234567)' in page and '2 CPU cores' in page and '2026-01-02' in page
 
 
+def test_report_says_which_gates_a_row_misses(record):
+    record.update(prunable_flops_fraction=0.96996, peak_mb=3000.0)
+    page = make_report([entry_of(record)], [record])
+    assert '| 0.9699 |' in re.sub(' +', ' ', page) and '| misses fraction, memory |' in page
+    assert '- `resnet/resnet18_8xb32_in1k.py`: fraction 0.9699 < 0.97; memory 3.00 GB >= 2 GB\n' in page
+
+
 def test_report_takes_the_kind_of_the_list(record):
     record['prunable_flops_fraction'] = 0.92
     page = make_report([Entry(record['config'], 'hybrid', (3, 64, 64))], [record])
     assert '**1 of 1 networks pass every gate.**' in page and 'hybrid: 1 of 1 pass.' in page
+
+
+def test_report_says_what_mmpretrain_does_not_do(record):
+    assert 'What mmpretrain does not do' not in make_report([entry_of(record)], [record])
+    record['seeds'][1]['not_trained'] = 'no distillation'
+    record['seeds'][0]['reload']['missing'] = 4
+    page = make_report([entry_of(record)], [record])
+    assert 'in evaluation mode, on the cross entropy: "no distillation"' in page
+    assert 'drops 4 buffers from every state' in page
+    assert '**1 of 1 networks pass every gate.**' in page
 
 
 # ---- Running --------------------------------------------------------------------------

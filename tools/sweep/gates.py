@@ -21,6 +21,17 @@ def worst(pairs: list[dict[str, float]]) -> float:
     return math.nan if any(math.isnan(share) for share in shares) else max(shares, default=math.nan)
 
 
+def cut(share: float) -> str:
+    """Four digits of a share, cut and not rounded: what misses a gate must not read as if it met it."""
+    return f'{math.floor(share * 1e4) / 1e4:.4f}'
+
+
+def parity_of(record: dict[str, Any]) -> float:
+    """The worst parity of a record, as a share of the largest output."""
+    widths = [record['widths_parity']] if 'widths_parity' in record else []
+    return worst([*(row['parity'] for row in record['seeds'] if 'parity' in row), *widths])
+
+
 def misses(record: dict[str, Any]) -> list[str]:
     """What keeps a row from passing, in words; empty if it passes.
 
@@ -31,13 +42,12 @@ def misses(record: dict[str, Any]) -> list[str]:
         return [f'{record["stage"]}: {record["error"]}']
     found = []
     seeds = record['seeds']
-    parity = worst([row['parity'] for row in seeds])
+    parity = parity_of(record)
     if not parity <= PARITY:  # written so that nan misses too
         found.append(f'parity {parity:.1e} > {PARITY:g}')
     gate = FRACTION[record['kind']]
     if not record['prunable_flops_fraction'] >= gate:
-        # Cut, not rounded: 0.9699 must not read "0.970 < 0.97".
-        found.append(f'fraction {math.floor(record["prunable_flops_fraction"] * 1e4) / 1e4:.4f} < {gate:g}')
+        found.append(f'fraction {cut(record["prunable_flops_fraction"])} < {gate:g}')
     for row in seeds:
         if not math.isfinite(row['loss']):
             found.append(f'loss {row["loss"]} with seed {row["seed"]}')

@@ -56,19 +56,19 @@ def measure(
 
     Returns:
         JSON types: what ``entry`` says, ``flops``, ``params``, ``units`` ([name, kind, total] each), ``frozen``
-        ([module, reason, elements] each), ``prunable_flops_fraction``, ``trace_seconds``, peak memory after the
-        trace and at the end in MB, and for every seed ``parity``, the share of FLOPs that is left, ``loss`` and,
-        for the first, ``reload``.
+        ([module, reason, elements] each), ``prunable_flops_fraction``, ``trace_seconds`` of the processor, peak
+        memory after the trace and at the end in MB, and for every seed ``parity``, the share of FLOPs that is
+        left, ``loss``, what mmpretrain said if it does not train the network (``not_trained``) and, for the first,
+        ``reload``. ``widths_parity`` is of the first seed with all blocks in place.
 
     Raises:
         Whatever a stage raises.
     """
     record: dict[str, Any] = dict(config=entry.config, kind=entry.kind, listed_shape=entry.listed_shape)
 
-    def begin(stage: str) -> float:
+    def begin(stage: str) -> None:
         record['stage'] = stage
         save(record)
-        return time.perf_counter()
 
     begin('build')
     config = load_config(entry.config)
@@ -77,9 +77,12 @@ def measure(
     model = build(config)
     inputs = (torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)),)
 
-    since = begin('trace')
+    begin('trace')
+    since, wall = time.process_time(), time.perf_counter()
     space = build_search_space(model, inputs, forward=tensor_forward)
-    record['trace_seconds'] = time.perf_counter() - since
+    # Of the processor, so that what else the machine does is no part of it.
+    record['trace_seconds'] = time.process_time() - since
+    record['trace_wall_seconds'] = time.perf_counter() - wall
     record['trace_mb'] = peak_mb()
     full = torch.ones(space.num_elements)
     record.update(
@@ -96,12 +99,17 @@ def measure(
         structure = random_structure(space, RATIO, seed)
         row['flops_ratio'] = space.cost('flops', space.mask(structure)) / record['flops']
         row['parity'] = check_parity(model, space, structure, inputs, tensor_forward).to_dict()
-        if reload and seed == seeds[0]:
+        if seed == seeds[0] and reload:
             begin('export and reload')
             row['reload'] = export_and_reload(config, model, space, structure, inputs[0])
         begin(f'training step, seed {seed}')
-        row['loss'] = training_step(slim(model, space, structure), shape, seed)
+        row['loss'], row['not_trained'] = training_step(slim(model, space, structure), shape, seed)
         record['seeds'].append(row)
+    begin('slice and compare, all blocks in place')
+    # Half of one block is none: the widths of a block that is alone in its stage were not compared yet.
+    widths = [index for index, unit in enumerate(space.units) if unit.kind != 'depth']
+    structure = random_structure(space, RATIO, seeds[0], widths)
+    record['widths_parity'] = check_parity(model, space, structure, inputs, tensor_forward).to_dict()
     record['peak_mb'] = peak_mb()
     del record['stage']
     return record
@@ -124,7 +132,8 @@ def export_and_reload(
     The weights are randomised first as for parity: many networks start with an output of zeros.
 
     Returns:
-        ``max_abs_diff`` and ``max_abs_output`` of the reloaded and the sliced network, both in float32.
+        ``max_abs_diff`` and ``max_abs_output`` of the reloaded and the sliced network, both in float32; and
+        ``missing``: how many keys the network does not load from a state of its own, so that it never loads strictly.
 
     Raises:
         RuntimeError: if the process fails; with what it said last.
@@ -138,7 +147,8 @@ def export_and_reload(
         folder = Path(scratch) / 'export'
         retrain = retrain_config(config, found, 'inherit')
         write_export(folder, retrain, plain_state(subnet), structure.to_json(), {})
-        torch.save(dict(inputs=inputs, expected=expected), folder / 'sample.pth')
+        missing = subnet.load_state_dict(subnet.state_dict(), strict=False).missing_keys
+        torch.save(dict(inputs=inputs, expected=expected, missing=missing), folder / 'sample.pth')
         command = [sys.executable, str(Path(__file__).with_name('reload.py')), str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

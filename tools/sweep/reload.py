@@ -20,8 +20,11 @@ def main(folder: Path) -> None:
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
     model = MODELS.build(config.model)
     checkpoint = torch.load(config.load_from, weights_only=True)
-    model.load_state_dict(checkpoint['state_dict'], strict=True)
     sample = torch.load(folder / 'sample.pth', weights_only=True)
+    keys = model.load_state_dict(checkpoint['state_dict'], strict=not sample['missing'])
+    lacking = sorted(set(keys.missing_keys) - set(sample['missing']))
+    if keys.unexpected_keys or lacking:
+        raise RuntimeError(f'state and network differ: unexpected {keys.unexpected_keys}, missing {lacking}')
     torch.set_num_threads(1)
     with torch.no_grad():
         found = model.eval()(sample['inputs'], mode='tensor')
@@ -32,6 +35,7 @@ def main(folder: Path) -> None:
             dict(
                 max_abs_diff=max(float((a - b).abs().max()) for a, b in pairs),
                 max_abs_output=max(float(b.abs().max()) for _, b in pairs),
+                missing=len(keys.missing_keys),
             )
         )
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .gates import FRACTION, PARITY, PEAK_MB, RELOAD, TRACE_SECONDS, misses, worst
+from .gates import FRACTION, PARITY, PEAK_MB, RELOAD, TRACE_SECONDS, cut, misses, parity_of
 from .zoo import Entry
 
 OUTPUT = 'reaches an output of the network'
@@ -32,8 +32,9 @@ out and why. The records of this page are in [`docs/results/coverage.jsonl`](res
 
 Each network is traced and its space verified. Then, for each of {seeds} seeds, half of every unit is removed at
 random, heads and blocks included; the network is sliced for real, compared with its masks in float64, and trained for
-one step of the config's own preprocessing, augmentation and loss. The export of the first seed is written as
-`tools/prune.py` writes it and loaded by a fresh process.
+one step with the config's own preprocessing, augmentation and loss. The export of the first seed is written as
+`tools/prune.py` writes it and loaded by a fresh process. Half of one block is none, so the widths of the first seed
+are compared once more with all blocks in place.
 
 {verdict}
 
@@ -43,7 +44,7 @@ one step of the config's own preprocessing, augmentation and loss. The export of
   neither: MLPs over tokens, graphs).
 - **parity**: largest difference of the sliced from the masked network, as a share of the largest output; the worst of
   the seeds. Gate: at most {parity:g}.
-- **trace**: seconds to trace and verify. Gate: below {seconds:g}.
+- **trace**: processor seconds to trace and verify. Gate: below {seconds:g}.
 - **memory**: peak of the whole process (interpreter and libraries, trace, float64 copies, training step), in brackets
   its peak when the trace was done. Gate: the whole below {memory:g} GB.
 - Also held to gates: the loss is finite; the reloaded export computes what the sliced network computes, to {reload:g}
@@ -54,11 +55,11 @@ one step of the config's own preprocessing, augmentation and loss. The export of
 {table}
 
 {counts}
-
+{remarks}
 ## What is frozen
 
 What stays as it is, with the reason. "{output}" is left out: it holds for every classifier, whose classes stay. A
-layer whose number is written as `*` stands for as many as are counted.
+layer whose number is written as `*` stands for as many as are counted; sizes in a reason are those of the first.
 
 {frozen}
 """
@@ -88,6 +89,7 @@ def make_report(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> 
         table=tabulate(rows, headers=HEADS, tablefmt='pipe', disable_numparse=True, colalign=_alignment(rows)),
         counts='\n'.join(lines),
         frozen='\n\n'.join(filter(None, map(_frozen, found))) or 'Nothing else.',
+        remarks=_remarks(found),
         parity=PARITY,
         seconds=TRACE_SECONDS,
         memory=PEAK_MB / 1000,
@@ -105,6 +107,21 @@ def _verdict(records: Sequence[dict[str, Any]]) -> str:
     return text
 
 
+def _remarks(records: Sequence[dict[str, Any]]) -> str:
+    """What mmpretrain itself does not do with a network, whatever its size."""
+    lines = []
+    for record in records:
+        seeds = record.get('seeds', [])
+        for said in {row['not_trained'] for row in seeds if row.get('not_trained')}:
+            lines.append(f'- {_name(record)} took its step in evaluation mode, on the cross entropy: "{said}"')
+        for missing in {row['reload']['missing'] for row in seeds if row.get('reload', {}).get('missing')}:
+            lines.append(
+                f'- {_name(record)} drops {missing} buffers from every state that it loads, also from its own, and '
+                'computes them anew; so it never loads strictly, and loaded here without those.'
+            )
+    return '\nWhat mmpretrain does not do with a network of any size:\n\n' + '\n'.join(lines) + '\n' if lines else ''
+
+
 def _machine(records: Sequence[dict[str, Any]]) -> str:
     """With what the rows were measured; several of a kind where they differ."""
 
@@ -117,13 +134,14 @@ def _machine(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _row(record: dict[str, Any]) -> list[str]:
-    found = misses(record)
-    gates = 'FAIL: ' + '; '.join(found) if found else 'pass'
+    found = [text.split()[0] for text in misses(record)]  # the verdict above the table has the figures
+    gates = 'misses ' + ', '.join(found) if found else 'pass'
+    if 'error' in record:
+        gates = f'ends at: {record["stage"]}'
     row = [_name(record), record['kind'], 'x'.join(map(str, record.get('input_shape', []))) or '–']
     if 'units' not in record:
-        return [*row, *['–'] * (len(HEADS) - 4), gates.replace('|', '\\|')]
+        return [*row, *['–'] * (len(HEADS) - 4), gates]
     kinds = Counter(kind for _, kind, _ in record['units'])
-    seeds = [seed['parity'] for seed in record['seeds']]
     peak = f'{record["peak_mb"] / 1000:.2f}' if 'peak_mb' in record else '–'
     return [
         *row,
@@ -132,11 +150,11 @@ def _row(record: dict[str, Any]) -> list[str]:
         str(sum(total for _, _, total in record['units'])),
         str(kinds['heads']),
         str(kinds['depth']),
-        f'{record["prunable_flops_fraction"]:.4f}',
-        f'{worst(seeds):.0e}' if seeds else '–',
+        cut(record['prunable_flops_fraction']),
+        f'{parity_of(record):.0e}' if record['seeds'] else '–',
         f'{record["trace_seconds"]:.1f} s',
         f'{peak} ({record["trace_mb"] / 1000:.2f}) GB',
-        gates.replace('|', '\\|'),
+        gates,
     ]
 
 
@@ -155,12 +173,13 @@ def _alignment(rows: list[list[str]]) -> list[str] | None:
 
 def _frozen(record: dict[str, Any]) -> str:
     """Section of a network: its reasons, each with its modules; empty if it has none."""
-    groups: dict[str, list[tuple[str, int]]] = {}
+    groups: dict[str, tuple[str, list[tuple[str, int]]]] = {}
     for module, reason, elements in record.get('frozen', []):
         if reason != OUTPUT:
-            groups.setdefault(reason, []).append((module, elements))
+            # Reasons that differ in sizes alone are one, told as of its first module.
+            groups.setdefault(re.sub(r'\d+', '*', reason), (reason, []))[1].append((module, elements))
     lines = []
-    for reason, places in groups.items():
+    for reason, places in groups.values():
         numbered = Counter(re.sub(r'\d+', '*', module) or '(network)' for module, _ in places)
         single = {re.sub(r'\d+', '*', module): module for module, _ in places}
         names = [f'`{single.get(n) or n}`' if count == 1 else f'`{n}` ({count})' for n, count in numbered.items()]

@@ -17,7 +17,7 @@ from typing import Any
 
 from quality.records import append_record, key_of, read_records
 
-from .gates import misses, worst
+from .gates import misses, parity_of
 from .provenance import provenance
 from .zoo import Entry
 
@@ -102,6 +102,6 @@ def progress(record: dict[str, Any]) -> str:
         return f'{record["config"]}: {verdict}'
     return (
         f'{record["config"]}: {record["prunable_flops_fraction"]:.3f} prunable, parity '
-        f'{worst([row["parity"] for row in record["seeds"]]):.0e}, traced in {record["trace_seconds"]:.1f} s, '
+        f'{parity_of(record):.0e}, traced in {record["trace_seconds"]:.1f} s, '
         f'{record["peak_mb"] / 1000:.2f} GB: {verdict}'
     )
