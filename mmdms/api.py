@@ -47,7 +47,8 @@ def build_search_space(
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
-    probe = copy.deepcopy(model).eval()
+    probe = copy.deepcopy(model)
+    probe.eval()  # on its own: some modules forget to return themselves
     # Autograd must see every parameter: it is how operations that the dispatcher misses are noticed.
     for parameter in probe.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

@@ -26,5 +26,9 @@ class BudgetError(MMDMSError, ValueError):
     """A budget is out of range or out of reach."""
 
 
+class AdapterError(MMDMSError, ValueError):
+    """An adapter of the user's computes something else than the module that it stands in for."""
+
+
 class MissingDependencyError(MMDMSError, ImportError):
     """An optional package is needed and not installed."""

@@ -153,7 +153,7 @@ def forward_adapter(kind: type[nn.Module]) -> tuple[AnyAdapter, type[nn.Module]]
     return found
 
 
-def adapt(model: nn.Module, masked: bool = False) -> None:
+def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None) -> None:
     """Give every module of ``model`` that needs it the forward of its adapter, in place.
 
     Names, parameters and ``isinstance`` relations stay as they are. A module
@@ -161,6 +161,7 @@ def adapt(model: nn.Module, masked: bool = False) -> None:
 
     Args:
         masked: adapt for a supernet, whose modules mask; else for a subnet.
+        only: leave modules of other adapters as they are.
     """
     cache: dict[type[nn.Module], AnyAdapter | None] = {}
     for module in model.modules():
@@ -171,7 +172,7 @@ def adapt(model: nn.Module, masked: bool = False) -> None:
             found = forward_adapter(kind)
             cache[kind] = None if found is None else found[0]
         adapter = cache[kind]
-        if adapter is None or (adapter.only_masked and not masked):
+        if adapter is None or (adapter.only_masked and not masked) or only not in (None, adapter):
             continue
         module.__class__ = _adapted_class(adapter, kind)
         adapter.setup(module)  # type: ignore[arg-type]
@@ -183,6 +184,14 @@ def unadapt_masked(model: nn.Module) -> None:
         kind = type(module)
         if issubclass(kind, Adapter) and kind.only_masked:
             module.__class__ = kind.__bases__[1]
+
+
+def foreign_adapters(model: nn.Module) -> list[AnyAdapter]:
+    """Adapters with a forward that modules of ``model`` would be given, and that are not part of mmdms."""
+    found = [
+        forward_adapter(kind) for kind in {type(m): None for m in model.modules()} if not issubclass(kind, Adapter)
+    ]
+    return [pair[0] for pair in found if pair is not None and not pair[0].__module__.startswith('mmdms.')]
 
 
 def groups(model: nn.Module) -> dict[str, int]:

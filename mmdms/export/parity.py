@@ -52,7 +52,8 @@ def prepare_for_parity(model: nn.Module, seed: int = 0) -> nn.Module:
         value = _prepare_input(parameter.detach())
         value = value.clone() if value.data_ptr() == parameter.data_ptr() else value
         tensors[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
-    model = copy.deepcopy(model, tensors).cpu().double().eval()
+    model = copy.deepcopy(model, tensors).cpu().double()
+    model.eval()  # on its own: some modules forget to return themselves
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, NORMS):
@@ -101,17 +102,31 @@ def check_parity(
         Whatever the sliced network raises when it cannot run.
     """
     model = model if prepared else prepare_for_parity(model)
+    # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
+    found = _outputs(slim(model, space, structure, share_tensors=True), inputs, forward)
+    masks = Masks(model, space)
+    try:
+        masks.set(space.mask(structure).double())
+        expected = _outputs(model, inputs, forward)
+    finally:
+        masks.remove()
+    return _difference(expected, found)
+
+
+def compare(
+    model: nn.Module, other: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None = None
+) -> Parity:
+    """Compare two networks, both prepared by :func:`prepare_for_parity`, on one input."""
+    return _difference(_outputs(model, inputs, forward), _outputs(other, inputs, forward))
+
+
+def _outputs(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> list[Any]:
     call = forward or (lambda m: m)
-    inputs = tree_map(_prepare_input, tuple(inputs))
     with torch.no_grad(), _float64():
-        # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
-        found = tree_flatten(call(slim(model, space, structure, share_tensors=True))(*inputs))[0]
-        masks = Masks(model, space)
-        try:
-            masks.set(space.mask(structure).double())
-            expected = tree_flatten(call(model)(*inputs))[0]
-        finally:
-            masks.remove()
+        return tree_flatten(call(model)(*tree_map(_prepare_input, tuple(inputs))))[0]
+
+
+def _difference(expected: list[Any], found: list[Any]) -> Parity:
     pairs = [(a, b) for a, b in zip(expected, found, strict=True) if isinstance(a, Tensor)]
     shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in pairs if a.shape != b.shape]
     if shapes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..adapters.base import AnyAdapter, adapt, foreign_adapters
+from ..errors import AdapterError
 from ..structure import Structure
 from ..tracing.builder import Follower, searched
 from ..tracing.labels import Frozen
 from ..tracing.search_space import FIXED, SearchSpace
-from .parity import check_parity, prepare_for_parity
+from .parity import check_parity, compare, prepare_for_parity
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -76,7 +79,13 @@ class Verifier:
         self.last_problem = ''
 
     def run(self) -> SearchSpace:
-        """Return the space without the units at fault, which are reported as frozen."""
+        """Return the space without the units at fault, which are reported as frozen.
+
+        Raises:
+            AdapterError: if an adapter that is not part of mmdms changes what the network computes.
+        """
+        for adapter in foreign_adapters(self.model):
+            self._check_adapter(adapter)
         accepted: list[int] = []
         remaining = list(range(len(self.space.units)))
         faults: dict[int, str] = {}
@@ -87,6 +96,17 @@ class Verifier:
                 faults[remaining[good]] = self._problem([*accepted, remaining[good]]) or self.last_problem
             remaining = remaining[good + 1 :]
         return freeze_units(self.space, faults) if faults else self.space
+
+    def _check_adapter(self, adapter: AnyAdapter) -> None:
+        adapted = copy.deepcopy(self.model)
+        adapt(adapted, masked=True, only=adapter)
+        difference = compare(self.model, adapted, self.inputs, self.forward)
+        if not difference.holds:
+            raise AdapterError(
+                f'adapter {adapter.__name__} does not compute what {adapter.adapts!r} computes: outputs up to '
+                f'{difference.max_abs_output:.3g} differ by {difference.max_abs_diff:.3g}; correct its forward, '
+                'or remove it from the registry ADAPTERS'
+            )
 
     def _longest_good_prefix(self, accepted: list[int], remaining: list[int]) -> int:
         if self._problem(accepted + remaining) is None:

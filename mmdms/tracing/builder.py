@@ -155,6 +155,8 @@ class SearchSpaceBuilder:
         vectors = [axis.labels for axis in self.trace.axes.values()]
         vectors += [labels for term in self.trace.costs for labels in term.axes]
         vectors += [mask.labels for mask in self.trace.inner.values()]
+        # A module that divides its channels by an attribute may not survive that one part is empty.
+        vectors += [size.labels for size in self.trace.sizes.values()]
         for index, labels in enumerate(vectors):
             members, counts = np.unique(self.classes.elements(labels), return_counts=True)
             for member, count in zip(members.tolist(), counts.tolist(), strict=True):

@@ -103,7 +103,8 @@ class LabelStore:
 
     def __init__(self) -> None:
         self._count = 1  # label 0 is «no element»
-        self._leader = torch.zeros(1 << 12, dtype=torch.int64)  # a lower label of the same element, or the label itself
+        # Per label a lower one of the same element, or the label itself.
+        self._leader = torch.zeros(1 << 12, dtype=torch.int64)
         self._pairs: list[Tensor] = []
         self._frozen: list[tuple[Tensor, FreezeReason]] = []
         self._products: list[Tensor] = []  # each (3, n): a label and its two factors

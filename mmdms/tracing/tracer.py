@@ -26,6 +26,7 @@ class Record:
     tensor: Tensor  # kept alive: its id is the key, and its grad_fn may be asked for
     labels: Tensor
     identities: frozenset[str] = frozenset()  # blocks whose input this tensor still carries
+    extent: Tensor | None = None  # labels as they were before an adapter hid some: what the tensor's size follows
 
 
 @dataclass
@@ -158,12 +159,21 @@ class Tracer(TorchDispatchMode):
         axis = self.trace.axes.get((parameter, dim))
         return axis.labels if axis is not None else None
 
+    def extent(self, tensor: Tensor) -> Tensor:
+        """Labels that the size of ``tensor`` follows, hidden ones included, of its shape."""
+        record = self._records.get(id(tensor))
+        return self.labels(tensor) if record is None or record.extent is None else record.extent
+
     def alias(self, tensor: Tensor, labels: Tensor) -> Tensor:
         """The same values as a tensor of its own, with other labels."""
         with _disable_current_modes(), torch.enable_grad():  # a later guard must find its way back
             other = tensor.view_as(tensor)
         known = self._records.get(id(tensor))
-        self._records[id(other)] = Record(other, canonical(labels), known.identities if known else frozenset())
+        labels = canonical(labels)
+        if known is None:
+            self._records[id(other)] = Record(other, labels)
+        else:
+            self._records[id(other)] = Record(other, labels, known.identities, self.extent(tensor))
         return other
 
     def masks_itself(self, labels: Tensor) -> bool:
@@ -234,6 +244,8 @@ class Tracer(TorchDispatchMode):
         for tensor, labels in zip(outputs, padded, strict=False):
             if isinstance(tensor, Tensor):
                 self._write(call, tensor, no_labels(tensor.shape) if labels is None else labels, identities)
+        if isinstance(call.out, Tensor):
+            self._records[id(call.out)].extent = self._extent(call)
 
     def _write(self, call: Call, tensor: Tensor, labels: Tensor, identities: frozenset[str]) -> None:
         if tuple(labels.shape) != tuple(tensor.shape):
@@ -268,6 +280,20 @@ class Tracer(TorchDispatchMode):
             if record is not None:
                 found |= record.identities
         return found
+
+    def _extent(self, call: Call) -> Tensor | None:
+        """What the size of a result follows, where it differs from its labels."""
+        record = self._records.get(id(call.args[0])) if call.args else None
+        if record is None or record.extent is None:
+            return None
+        packet = call.func.overloadpacket
+        if packet in RESHAPES and call.out.numel() == record.extent.numel():
+            return record.extent.reshape(call.out.shape)
+        if packet in MOVES:
+            return call.func(record.extent, *call.args[1:], **call.kwargs)
+        if call.out.shape == record.extent.shape and (packet in IDENTITY_OPS or is_pointwise(call.func)):
+            return record.extent
+        return None
 
     def _guard(self, tensor: Tensor) -> None:
         """A tensor that no visible operation made, though autograd knows where it comes from.
@@ -342,6 +368,11 @@ class Tracer(TorchDispatchMode):
 
 MAX_ELEMENTWISE_PARAMETER = 1 << 24
 """Parameters with more elements than this do not get a label per element."""
+
+RESHAPES = {torch.ops.aten.view, torch.ops.aten._unsafe_view, torch.ops.aten.reshape, torch.ops.aten._reshape_alias}
+MOVES = {torch.ops.aten.permute, torch.ops.aten.transpose, torch.ops.aten.t, torch.ops.aten.expand,
+         torch.ops.aten.unsqueeze, torch.ops.aten.squeeze, torch.ops.aten.select, torch.ops.aten.slice}  # fmt: skip
+"""Operations that a size passes through."""
 
 IDENTITY_OPS = {
     torch.ops.aten.add,

@@ -23,6 +23,10 @@ class Divided(nn.Module):
             setattr(self, name, layer)
         self.run = run
 
+    def forward(self, x):
+        divided = self.a(x).view(len(x), -1, self.num_heads, self.head_dims).transpose(1, 2)
+        return self.out(self.run(self, divided).transpose(1, 2).flatten(2))
+
 
 @ADAPTERS.register_module()
 class DividedAdapter(Adapter):

@@ -207,6 +207,23 @@ SEARCHED = {
     'pooling': Case(
         lambda n, x: n.out(F.avg_pool2d(F.max_pool2d(n.a(x), 2, 1), 2)), dict(a=conv(3, 6), out=conv(6, 4)), {'a': 6}
     ),
+    'pooling of a map that lies channels last': Case(
+        lambda n, x: n.out(F.adaptive_avg_pool2d(n.a(x).to(memory_format=torch.channels_last), 1)),
+        dict(a=conv(3, 6), out=conv(6, 4)),
+        {'a': 6},
+    ),
+    'bias per position': Case(
+        lambda n, x: n.out(n.a(x) + n.bias),
+        dict(a=conv(3, 6), bias=nn.Parameter(torch.rand(4, 4)), out=conv(6, 4)),
+        {'a': 6},
+    ),
+    # The inner layers mix the 16 positions of every channel, and keep their sizes.
+    'mixed positions': Case(
+        lambda n, x: n.out(n.c(F.relu(n.b(n.a(x).flatten(2)))).view(1, -1, 4, 4)),
+        dict(a=conv(3, 6), b=nn.Linear(16, 5), c=nn.Linear(5, 16), out=conv(6, 4)),
+        {'a': 6},
+        {'b': 'mixes positions', 'c': 'mixes positions'},
+    ),
     'resampling': Case(
         lambda n, x: n.out(F.interpolate(F.interpolate(n.a(x), scale_factor=2), size=(3, 3), mode='bilinear')),
         dict(a=conv(3, 6), out=conv(6, 4)),

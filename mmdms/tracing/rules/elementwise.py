@@ -25,7 +25,8 @@ def pointwise(t: Tracer, call: Call) -> Tensor:
     found = [t.elementwise_labels(operand) for operand in operands]
     for position, own in enumerate(found):
         others = [other for i, other in enumerate(found) if i != position]
-        if _spreads(own, others, shape):
+        crosses = t.parameters.owner(operands[position]) is not None and _crosses(own, others, shape)
+        if crosses or _spreads(own, others, shape):
             t.freeze(own, f'is spread over other channels by {call.func}')
             found[position] = no_labels(own.shape)
     merged = no_labels(shape)
@@ -53,6 +54,13 @@ def _spreads(own: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
             if dim < offset or own.size(dim - offset) == 1:
                 return True
     return False
+
+
+def _crosses(own: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
+    """Whether the elements of an operand lie along other dimensions than those of the others (a bias per position)."""
+    dims = set(varying_dims(own.expand(shape)))
+    met = {dim for other in others for dim in varying_dims(other.expand(shape))}
+    return bool(dims) and bool(met) and not dims & met
 
 
 def _merge(t: Tracer, a: Tensor, b: Tensor) -> Tensor:
@@ -88,6 +96,18 @@ rule(
 def same(t: Tracer, call: Call) -> Tensor:
     """The same values, in a tensor of their own or not."""
     return t.labels(call.args[0])
+
+
+@rule(aten.as_strided_)
+def restride(t: Tracer, call: Call) -> Tensor:
+    """Global pooling rewrites the strides of dimensions of size 1 only."""
+    labels = t.labels(call.args[0])
+    plain = torch.empty(call.out.shape, device='meta').stride()
+    kept = all(size == 1 or a == b for size, a, b in zip(call.out.shape, call.out.stride(), plain, strict=True))
+    if kept and call.out.shape == labels.shape:
+        return labels
+    t.freeze(labels, f'is rearranged by {call.func}')
+    return no_labels(call.out.shape)
 
 
 @rule(aten.native_dropout)

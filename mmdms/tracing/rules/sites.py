@@ -69,7 +69,7 @@ def convolution(t: Tracer, call: Call) -> Tensor:
 
 
 def _heads_in_batch(t: Tracer, x: Tensor) -> Tensor | None:
-    """Labels (B * heads, width) of a map (B * heads, width, ...) that lies in heads along its batch; None of others."""
+    """Labels (B * heads, width) of a map (B * heads, width, ...) with heads along its batch; None of others."""
     labels = t.labels(x)
     dims = varying_dims(labels)
     if 0 not in dims or dims[-1] > 1 or (dims != [0] and t.store.factors_of(compact(labels)) is None):
@@ -132,15 +132,25 @@ def _contract(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | N
     dims = {0, 1} - {known_in, known_out}
     in_dim = known_in if known_in is not None else (dims.pop() if dims else 0)
     out_dim = known_out if known_out is not None else 1 - in_dim
-    incoming = t.store.along(t.labels(x), 1)
+    rows = _only_rows(t.labels(x))
+    incoming = no_labels((x.size(1),)) if rows is not None else t.store.along(t.labels(x), 1)
     outgoing = t.known_axis(view.name, out_dim)
     if outgoing is None:
         outgoing = t.store.fresh(weight.size(1))
     t.axis(view.name, in_dim, incoming, 'in')
     t.axis(view.name, out_dim, outgoing, 'out')
-    t.cost(x.size(0), incoming, outgoing)
     _vector(t, bias, outgoing)
-    return expand_along(outgoing, 1, call.out.shape)
+    if rows is None:
+        t.cost(x.size(0), incoming, outgoing)
+        return expand_along(outgoing, 1, call.out.shape)
+    t.cost(weight.numel(), rows)
+    t.freeze(outgoing, 'is given out for every channel anew, by a layer that mixes positions')
+    return expand_along(rows, 0, call.out.shape)
+
+
+def _only_rows(labels: Tensor) -> Tensor | None:
+    """Labels of the rows of a matrix, if its columns carry none of their own (a layer that mixes positions)."""
+    return labels[:, 0] if labels.size(1) > 1 and varying_dims(labels) == [0] else None
 
 
 def _activations(t: Tracer, call: Call, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -160,18 +170,18 @@ def _activations(t: Tracer, call: Call, x: Tensor, y: Tensor, bias: Tensor | Non
     if compact(left).size(-1) > 1 or compact(right).size(-2) > 1:
         t.freeze(left, 'is contracted between two activations')
         t.freeze(right, 'is contracted between two activations')
-        return _product_cost(t, call, x, no_labels(call.out.shape))
+        return _product_cost(t, x, y, no_labels(call.out.shape))
     rows = left.narrow(-1, 0, 1)
     columns = right.narrow(-2, 0, 1)
     if not bool(compact(rows).any()) or not bool(compact(columns).any()):
-        return _product_cost(t, call, x, torch.maximum(rows, columns).expand(call.out.shape))
+        return _product_cost(t, x, y, torch.maximum(rows, columns).expand(call.out.shape))
     if compact(rows).size(-2) > 1 and compact(columns).size(-1) > 1:
         t.freeze(rows, 'is multiplied by another labelled activation')
         t.freeze(columns, 'is multiplied by another labelled activation')
-        return _product_cost(t, call, x, no_labels(call.out.shape))
+        return _product_cost(t, x, y, no_labels(call.out.shape))
     part, whole = (rows, columns) if compact(rows).size(-2) == 1 else (columns, rows)
     t.store.inside(part, whole)
-    return _product_cost(t, call, x, compact(whole).expand(call.out.shape))
+    return _product_cost(t, x, y, compact(whole).expand(call.out.shape))
 
 
 @rule(
@@ -196,14 +206,25 @@ def attention(t: Tracer, call: Call) -> list[Tensor]:
     return [compact(value).expand(out.shape)]
 
 
-def _product_cost(t: Tracer, call: Call, x: Tensor, labels: Tensor) -> Tensor:
-    """Multiply-accumulates of a product; they shrink with the labelled dimension of its result."""
-    total = call.out.numel() * x.size(-1)
-    axis = compact(labels).flatten()
-    if axis.numel() > 1:
-        t.cost(total / axis.numel(), axis)
-    else:
-        t.cost(total)
+def _product_cost(t: Tracer, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+    """Multiply-accumulates of a product (..., rows, n) times (..., n, columns); returns ``labels``.
+
+    They shrink with every dimension that some elements make up, hidden ones included.
+    """
+    total = x.numel() * y.size(-1)
+    axes: dict[tuple[str, ...], Tensor] = {}
+    for tensor, names in ((x, ('batch', 'rows', 'n')), (y, ('batch', 'n', 'columns'))):
+        extent = compact(t.extent(tensor))
+        for part in t.store.factors_of(extent) or (extent,):
+            narrow = compact(canonical(part))
+            varying = tuple(names[dim - narrow.dim()] for dim in range(narrow.dim()) if narrow.size(dim) > 1)
+            if varying:
+                axes.setdefault(varying, narrow.flatten())
+    chosen: list[tuple[str, ...]] = []
+    for varying in sorted(axes, key=len, reverse=True):  # a dimension is counted once
+        if not any(set(varying) & set(other) for other in chosen):
+            chosen.append(varying)
+    t.cost(total / prod(axes[varying].numel() for varying in chosen), *(axes[varying] for varying in chosen))
     return labels
 
 
