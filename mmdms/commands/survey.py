@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def survey(
         flops=int(space.cost('flops', torch.ones(space.num_elements))),
         params=sum(p.numel() for p in model.parameters()),
         input_shape=list(shape),
+        uncounted=dict(space.uncounted),
     )
     if ratio is not None:
         structure = random_structure(space, ratio, seed)
@@ -102,6 +104,10 @@ def _print(result: dict[str, Any]) -> None:
         f'{result["prunable_flops_fraction"]:.1%} of the FLOPs can be removed; '
         f'traced and verified in {result["trace_seconds"]:.1f} s'
     )
+    if result['uncounted']:
+        operations = Counter(result['uncounted'].values())
+        listed = ', '.join(f'{count} x {name}' for name, count in operations.items())
+        print(f'not counted among the FLOPs, as mmengine does not count it: {listed}')
     if 'parity' in result:
         parity = result['parity']
         print(f'pruned at random: {_size(result)}')

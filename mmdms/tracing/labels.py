@@ -176,7 +176,7 @@ class LabelStore:
         order = table[0].argsort(stable=True)  # of a label declared to be several products, always the first
         if not order.numel():
             return None
-        place = torch.searchsorted(table[0][order], labels).clamp(max=order.numel() - 1)
+        place = torch.searchsorted(table[0][order], labels.contiguous()).clamp(max=order.numel() - 1)
         if not bool((table[0][order][place] == labels).all()):
             return None
         return table[1][order][place], table[2][order][place]

@@ -302,12 +302,12 @@ class Tracer(TorchDispatchMode):
         dispatcher, or show it no more than how they allocate their output. What
         such a tensor was computed from is frozen.
         """
-        node = tensor.grad_fn
+        node = _grad_fn(tensor)
         if node is None:
             return
         # One node makes several tensors (a split, say): what tells them apart is their number.
-        records = [r for r in self._records.values() if r.tensor.grad_fn is not None and not _is_unseen(r)]
-        made_by = {(r.tensor.grad_fn, r.tensor.output_nr): r for r in records}
+        nodes = [(r, _grad_fn(r.tensor)) for r in self._records.values()]
+        made_by = {(made, r.tensor.output_nr): r for r, made in nodes if made is not None and not _is_unseen(r)}
         seen: set[Any] = set()
         queue: list[tuple[Any, int]] = [(node, tensor.output_nr)]
         while queue:
@@ -384,9 +384,18 @@ IDENTITY_OPS = {
 """Operations whose result still contains each operand as it was."""
 
 
+def _grad_fn(tensor: Tensor) -> Any:
+    """The node that made a tensor; None if there is none."""
+    try:
+        return tensor.grad_fn
+    except RuntimeError:
+        # A scratch view inside a custom function, written to after it was taken without gradients.
+        return None
+
+
 def _is_unseen(record: Record) -> bool:
     """Whether a tensor came without labels from a custom autograd function, in Python or C++."""
-    node = record.tensor.grad_fn
+    node = _grad_fn(record.tensor)
     custom = isinstance(node, torch.autograd.function.BackwardCFunction) or type(node).__name__ == 'CppFunction'
     return custom and not bool(compact(record.labels).any())
 

@@ -4,12 +4,17 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mmpretrain.models.utils.attention import MultiheadAttention
 from tiny import assert_parity, image, reasons
 from torch import nn
 
 from mmdms.api import build_search_space
 
-STEPS = 'conv bn relu act_ grouped depthwise multiplied gate add cat pool scale chunk'.split()
+STEPS = (
+    'conv bn relu act_ grouped depthwise multiplied gate add cat pool scale chunk '
+    'shuffle layer_norm group_norm groups_norm attention'
+).split()
+EVEN = ('grouped', 'chunk', 'shuffle', 'groups_norm', 'attention')
 
 
 class RandomNet(nn.Module):
@@ -23,7 +28,7 @@ class RandomNet(nn.Module):
         self.layers['stem0'], self.layers['stem1'] = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
         for i, (kind, target, source) in enumerate(steps):
             width = widths[target]
-            if kind in ('grouped', 'chunk') and width % 2:
+            if kind in EVEN and width % 2:
                 kind = 'relu'
             self.steps.append((kind, target, source))
             if kind == 'conv':
@@ -49,6 +54,12 @@ class RandomNet(nn.Module):
                 self.layers[str(i)] = nn.PReLU(width)
             elif kind == 'chunk':
                 widths[target] = width // 2
+            elif kind == 'layer_norm':
+                self.layers[str(i)] = nn.LayerNorm(width)
+            elif kind in ('group_norm', 'groups_norm'):
+                self.layers[str(i)] = nn.GroupNorm(1 if kind == 'group_norm' else 2, width)
+            elif kind == 'attention':
+                self.layers[str(i)] = MultiheadAttention(width, 2)
         self.head = nn.Linear(4 * widths[0] + widths[1], 3)
 
     def forward(self, x):
@@ -70,6 +81,12 @@ class RandomNet(nn.Module):
             elif kind == 'chunk':
                 first, second = y.chunk(2, 1)
                 y = first * second
+            elif kind == 'shuffle':
+                y = y.unflatten(1, (2, y.size(1) // 2)).transpose(1, 2).flatten(1, 2)
+            elif kind == 'layer_norm':
+                y = layer(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            elif kind == 'attention':
+                y = y + layer(y.flatten(2).mT).mT.unflatten(2, tuple(y.shape[2:]))
             else:
                 y = layer(y)
             streams[target] = y
