@@ -23,17 +23,22 @@ class SelfAttention(Adapter):
         if not hasattr(self, 'scale'):
             self.scale = width**-0.5
 
+    def qkv_parts(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, heads, N, width), of the output (B, N, channels) of ``qkv``."""
+        query, value = self.num_heads * self.qk_dims, self.num_heads * self.v_dims
+        q, k, v = qkv.split([query, query, value], dim=-1)
+        q, k = (self.split_heads(part, width='qk_dims').transpose(1, 2) for part in (q, k))
+        return q, k, self.split_heads(v, width='v_dims').transpose(1, 2)
+
     def qkv_heads(self, qkv: Tensor, normalised: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, heads, N, width), of the output (B, N, channels) of ``qkv``.
+        """As :meth:`qkv_parts`, ready for the product of queries and keys.
 
         Args:
             normalised: whether the caller normalises queries and keys before it multiplies them.
         """
-        query, value = self.num_heads * self.qk_dims, self.num_heads * self.v_dims
-        q, k, v = qkv.split([query, query, value], dim=-1)
-        q, k = (self.split_heads(part, width='qk_dims').transpose(1, 2) for part in (q, k))
+        q, k, v = self.qkv_parts(qkv)
         q, k = self.contract('query', q, k, both=normalised)
-        return q, k, self.split_heads(v, width='v_dims').transpose(1, 2)
+        return q, k, v
 
 
 @ADAPTERS.register_module()
@@ -41,6 +46,13 @@ class MultiheadAttentionAdapter(SelfAttention):
     """mmpretrain's ``MultiheadAttention``: ViT, DeiT, T2T and others."""
 
     adapts = 'mmpretrain.models.utils.attention.MultiheadAttention'
+
+    def setup(self) -> None:
+        """As of others; a module with a scale of its own (T2T) divides by it instead of multiplying."""
+        own = getattr(self.scaled_dot_product_attention, 'keywords', {}).get('scale')
+        if own is not None:
+            self.scale = 1 / own
+        super().setup()
 
     def forward(self, x: Tensor) -> Tensor:
         """As the module; x is (B, N, C)."""

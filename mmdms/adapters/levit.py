@@ -9,7 +9,7 @@ from .base import Adapter
 
 
 class BiasedAttention(Adapter):
-    """What these modules share: heads, queries and keys of ``key_dim``, values of ``d``, and a bias per pair of tokens.
+    """What these modules share: queries and keys of ``key_dim``, values of ``d``, and a bias per pair of tokens.
 
     Their ``train`` keeps the biases of evaluation in an attribute, which would
     outlive a change of the parameter; it is not used here.

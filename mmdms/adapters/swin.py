@@ -30,6 +30,27 @@ class SwinBlocks(Adapter):
 
 
 @ADAPTERS.register_module()
+class SwinV2Adapter(Adapter):
+    """Swin V2: its forward views every output by a width that its stage holds."""
+
+    adapts = 'mmpretrain.models.backbones.swin_transformer_v2.SwinTransformerV2'
+
+    def resized(self, old: Shapes) -> None:
+        """The width of every stage that is given out follows its norm."""
+        for stage in self.out_indices:
+            norm = getattr(self, f'norm{stage}')
+            if getattr(norm, 'weight', None) is not None:
+                self.stages[stage].out_channels = norm.weight.numel()
+
+
+@ADAPTERS.register_module()
+class DaViTAdapter(SwinAdapter):
+    """DaViT: as Swin."""
+
+    adapts = 'mmpretrain.models.backbones.davit.DaViT'
+
+
+@ADAPTERS.register_module()
 class SwinV2Blocks(Adapter):
     """A stage of Swin V2: see :class:`SwinBlocks`."""
 

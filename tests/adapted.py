@@ -1,0 +1,84 @@
+"""Compare adapters with the modules that they stand in for, and search spaces with what they must hold."""
+
+import copy
+
+import torch
+from mmengine.registry import init_default_scope
+from tiny import assert_parity, reasons
+from torch import nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+from mmdms.adapters.base import adapt
+from mmdms.api import build_search_space
+from mmdms.export.parity import _float64, prepare_for_parity
+from mmdms.registry import MODELS
+from mmdms.tracing.search_space import SearchSpace
+from mmdms.utils.architecture import build_architecture, tensor_forward
+
+
+def build(type, **config) -> nn.Module:
+    """A backbone of mmpretrain."""
+    init_default_scope('mmpretrain')
+    return MODELS.build(dict(type=f'mmpretrain.{type}', **config))
+
+
+POOLING = dict(type='GlobalAveragePooling')
+
+
+def classifier(backbone, channels, neck=POOLING) -> nn.Module:
+    """A classifier of 3 classes upon a backbone, by config, that gives out ``channels``."""
+    init_default_scope('mmpretrain')
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=channels)
+    return build_architecture(dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head))
+
+
+def assert_same_forward(module, *inputs, train=True):
+    """The adapted module computes what the module does, in float64 and with random norms."""
+    module = prepare_for_parity(module)
+    inputs = tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, inputs)
+    for mode in (False, True)[: 1 + train]:
+        module.train(mode)
+        expected = results(module, inputs)
+        for masked in (False, True):
+            other = copy.deepcopy(module)
+            adapt(other, masked=masked)
+            other.train(mode)
+            for a, b in zip(expected, results(other, inputs), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def results(module, inputs):
+    """Tensors that a module gives out, on a copy: batch norms write down what they see."""
+    torch.manual_seed(0)
+    with _float64():
+        found = tree_flatten(copy.deepcopy(module)(*tree_map(copy.deepcopy, inputs)))[0]
+    return [x.detach() for x in found if isinstance(x, torch.Tensor)]
+
+
+def noise(*shape):
+    """The same values every time."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def space_of_classifier(model, size, seeds=3) -> SearchSpace:
+    """Search space of a classifier whose random structures were compared with their masks."""
+    inputs = (noise(1, 3, size, size),)
+    space = build_search_space(model, inputs, forward=tensor_forward)
+    assert_parity(model, space, *inputs, forward=tensor_forward, seeds=seeds, tolerance=1e-10)
+    return space
+
+
+def totals(space: SearchSpace) -> dict[str, list[int]]:
+    """Elements of the units of every kind, sorted."""
+    found: dict[str, list[int]] = {}
+    for unit in space.units:
+        found.setdefault(unit.kind, []).append(unit.total)
+    return {kind: sorted(sizes) for kind, sizes in sorted(found.items())}
+
+
+def assert_space(space: SearchSpace, channels, heads=(), depth=(), frozen=()):
+    """The units are exactly these, and nothing but the output and modules of these names is frozen."""
+    expected = dict(channels=sorted(channels), depth=sorted(depth), heads=sorted(heads))
+    found, left = totals(space), {m: why for m, why in reasons(space).items() if not any(part in m for part in frozen)}
+    assert not left, left
+    assert found == {kind: sizes for kind, sizes in expected.items() if sizes}, found
