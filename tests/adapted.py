@@ -1,16 +1,22 @@
 """Compare adapters with the modules that they stand in for, and search spaces with what they must hold."""
 
 import copy
+import logging
+import warnings
 
 import torch
+from mmengine.analysis import get_model_complexity_info
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from tiny import assert_parity, reasons
+from tiny import assert_parity, random_mask, reasons
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from mmdms.adapters.base import adapt
 from mmdms.api import build_search_space
 from mmdms.export.parity import _float64, prepare_for_parity
+from mmdms.export.slim import slim
+from mmdms.export.subnet import build_subnet, subnet_config
 from mmdms.registry import MODELS
 from mmdms.tracing.search_space import SearchSpace
 from mmdms.utils.architecture import build_architecture, tensor_forward
@@ -25,11 +31,14 @@ def build(type, **config) -> nn.Module:
 POOLING = dict(type='GlobalAveragePooling')
 
 
-def classifier(backbone, channels, neck=POOLING) -> nn.Module:
+def classifier(backbone, channels, neck=POOLING, head=None) -> nn.Module:
     """A classifier of 3 classes upon a backbone, by config, that gives out ``channels``."""
     init_default_scope('mmpretrain')
-    head = dict(type='LinearClsHead', num_classes=3, in_channels=channels)
-    return build_architecture(dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head))
+    head = head or dict(type='LinearClsHead', num_classes=3, in_channels=channels)
+    config = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
+    model = build_architecture(config)
+    model.architecture = config
+    return model
 
 
 def assert_same_forward(module, *inputs, train=True):
@@ -61,11 +70,32 @@ def noise(*shape):
 
 
 def space_of_classifier(model, size, seeds=3) -> SearchSpace:
-    """Search space of a classifier whose random structures were compared with their masks."""
+    """Search space of a classifier whose random structures were compared with their masks, counted and rebuilt."""
     inputs = (noise(1, 3, size, size),)
     space = build_search_space(model, inputs, forward=tensor_forward)
     assert_parity(model, space, *inputs, forward=tensor_forward, seeds=seeds, tolerance=1e-10)
+    mask = random_mask(space, seed=7)
+    subnet = slim(model, space, space.structure(mask)).eval()
+    assert space.cost('flops', mask) == flops(subnet, inputs)
+    assert space.cost('params', mask) == sum(p.numel() for p in subnet.parameters())
+    config = subnet_config(model.architecture, model, subnet, space, mask)
+    rebuilt = build_subnet(**{key: value for key, value in config.items() if key != 'type'}).eval()
+    rebuilt.load_state_dict(subnet.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt(*inputs), subnet(*inputs))
     return space
+
+
+def flops(model, inputs) -> int:
+    """As mmengine counts them."""
+    logger, level = MMLogger.get_instance('mmengine'), MMLogger.get_instance('mmengine').level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # mmengine traces with torch.jit
+            return get_model_complexity_info(model, None, inputs, show_table=False, show_arch=False)['flops']
+    finally:
+        logger.setLevel(level)
 
 
 def totals(space: SearchSpace) -> dict[str, list[int]]:

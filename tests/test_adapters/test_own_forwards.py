@@ -109,3 +109,15 @@ def test_revvit():
     assert_same_forward(build(**backbone), noise(2, 3, 16, 16))
     space = space_of_classifier(classifier(backbone, 16, neck=None), 16)
     assert_space(space, [8, *[4, 4, 12] * 2], heads=[2, 2])
+
+
+def test_conformer():
+    arch = dict(embed_dims=8, depths=6, num_heads=2, channel_ratio=1)
+    head = dict(type='ConformerHead', num_classes=3, in_channels=[32, 8])
+    model = classifier(dict(type='Conformer', arch=arch, base_channels=8), None, neck=None, head=head)
+    assert_same_forward(model.backbone, noise(1, 3, 64, 64))
+    space = space_of_classifier(model, 64, seeds=2)
+    # Both streams begin with a layer each; a block has the inner layers of two bottlenecks and one layer between.
+    transformer, begin = [4, 4, 32], [64, 2, 2, 8, 8]
+    blocks = [size for width in (8, 16, 16, 32, 32) for size in [*[width // 4] * 4, *transformer]]
+    assert_space(space, [*begin, *transformer, *blocks, 16, 32, 32], heads=[2] * 6, depth=[1])
