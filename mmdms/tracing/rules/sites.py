@@ -89,7 +89,8 @@ def _groups_per_head(t: Tracer, call: Call, name: str, heads: Tensor, width: Ten
     weight, bias = call.args[1:3]
     t.axis(name, 0, width, 'through')
     _vector(t, bias, width)
-    t.cost(prod(call.out.shape[2:]) * prod(weight.shape[1:]), heads.flatten())
+    per_group = weight.size(1)
+    t.cost(prod(call.out.shape[2:]) * prod(weight.shape[1:]) * per_group, heads[:, ::per_group].flatten())
     return heads.reshape(*heads.shape, *[1] * (call.out.dim() - 2)).expand(call.out.shape)
 
 
