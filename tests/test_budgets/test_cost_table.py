@@ -40,8 +40,9 @@ def test_a_network_without_counted_operations():
     assert space_of(net, image()).prunable_fraction('flops') == 0.0
 
 
-def test_norms_and_pooling_by_hand():
-    layers = dict(a=conv(3, 4, bias=False), bn=nn.BatchNorm2d(4), pool=nn.AdaptiveAvgPool2d(1), out=nn.Linear(4, 2))
+@pytest.mark.parametrize('pool', [nn.AdaptiveAvgPool2d(1), Net(lambda _, x: F.adaptive_avg_pool2d(x, 1))])
+def test_norms_and_pooling_by_hand(pool):
+    layers = dict(a=conv(3, 4, bias=False), bn=nn.BatchNorm2d(4), pool=pool, out=nn.Linear(4, 2))
     space = space_of(Net(lambda n, x: n.out(n.pool(n.bn(n.a(x))).flatten(1)), **layers), image())
     # 16 positions: 3 to make a channel, 2 to normalise it, 1 to pool it; then 2 to read it.
     assert space.cost('flops', first(space, 3)) == 3 * (16 * (3 + 2 + 1) + 2)

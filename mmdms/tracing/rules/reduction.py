@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..labels import compact, no_labels, varying_dims
 from ..tracer import Call, Tracer, rule
@@ -32,13 +32,14 @@ def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
     labels = t.elementwise_labels(x)
     position = 2 if call.func.overloadpacket is aten.linalg_vector_norm else 1
     dims = call.arg(position, 'dim', None)
+    pools = list(call.args[1:3]) == [[-1, -2], True]  # what adaptive pooling to a single position becomes
     dims = [dims] if isinstance(dims, int) else dims
     dims = [d % x.dim() for d in dims] if dims else list(range(x.dim()))
     if others or set(dims) & set(varying_dims(labels)):
         for tensor in call.tensors:
             t.freeze(t.elementwise_labels(tensor), f'is mixed with other channels by {call.func}')
         return None
-    if isinstance(t.running, nn.AdaptiveAvgPool2d):
+    if pools:
         _pool_cost(t, x, labels)
     for dim in dims:
         labels = labels.narrow(dim, 0, 1)
