@@ -30,13 +30,14 @@ class MMCVAttentionAdapter(SelfAttention):
         key: Tensor | None = None,
         value: Tensor | None = None,
         identity: Tensor | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> Tensor:
         """As the module; query is (B, N, C), or (N, B, C)."""
         inner = self.attn
-        others = [key, value, inner.bias_k, *kwargs.values()]
+        others = [key, value, inner.bias_k, *args, *kwargs.values()]
         if any(other is not None for other in others) or inner.in_proj_weight is None or inner.add_zero_attn:
-            return super().forward(query, key, value, identity, **kwargs)
+            return super().forward(query, key, value, identity, *args, **kwargs)
         x = query if self.batch_first else query.transpose(0, 1)
         q, k, v = self.qkv_heads(F.linear(x, inner.in_proj_weight, inner.in_proj_bias))
         dropout = inner.dropout if self.training else 0.0
