@@ -47,11 +47,11 @@ def build_search_space(
     """
     arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
     # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
-    probe = copy.deepcopy(model)
+    # It shares the values of its parameters. Autograd must see every one of them: it is how operations that the
+    # dispatcher misses are noticed.
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.is_floating_point()) for p in model.parameters()}
+    probe = copy.deepcopy(model, dict[int, Any](shared))
     probe.eval()  # on its own: some modules forget to return themselves
-    # Autograd must see every parameter: it is how operations that the dispatcher misses are noticed.
-    for parameter in probe.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
     adapt(probe, masked=True)
     call = (forward or (lambda m: m))(probe)
     found = trace(probe, arguments, call)
