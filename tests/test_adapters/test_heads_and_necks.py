@@ -1,15 +1,13 @@
 """Heads and necks of classifiers upon a small ResNet, and the networks that hold their own."""
 
 import pytest
-from adapted import POOLING, assert_same_forward, assert_space, build, noise, space_of_classifier, totals
-from mmengine.registry import init_default_scope
+from adapted import POOLING, assert_same_forward, assert_space, build, classifier, noise, space_of_classifier, totals
 from mmpretrain.models.heads.margin_head import NormProduct
 from tiny import assert_parity, reasons
 from torch import nn
 
 from mmdms.api import build_search_space
 from mmdms.export.slim import slim
-from mmdms.utils.architecture import build_architecture
 
 RESNET = dict(type='ResNet', depth=18, stem_channels=4, base_channels=4, num_stages=1, out_indices=(0,))
 RESNET.update(strides=(1,), dilations=(1,))
@@ -18,8 +16,7 @@ BACKBONE = [4, 4, 4]
 
 
 def network(head, neck=POOLING):
-    init_default_scope('mmpretrain')
-    return build_architecture(dict(type='ImageClassifier', backbone=RESNET, neck=neck, head=head))
+    return classifier(RESNET, 4, neck, head)
 
 
 CLASSES = dict(num_classes=3, in_channels=4)

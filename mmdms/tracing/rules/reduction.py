@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..labels import compact, no_labels, varying_dims
 from ..tracer import Call, Tracer, rule
@@ -32,7 +32,8 @@ def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
     labels = t.elementwise_labels(x)
     position = 2 if call.func.overloadpacket is aten.linalg_vector_norm else 1
     dims = call.arg(position, 'dim', None)
-    pools = list(call.args[1:3]) == [[-1, -2], True]  # what adaptive pooling to a single position becomes
+    # What adaptive pooling to a single position becomes; mmengine counts that of images.
+    pools = list(call.args[1:3]) == [[-1, -2], True] and not isinstance(t.running, nn.AdaptiveAvgPool1d)
     dims = [dims] if isinstance(dims, int) else dims
     dims = [d % x.dim() for d in dims] if dims else list(range(x.dim()))
     if others or set(dims) & set(varying_dims(labels)):
