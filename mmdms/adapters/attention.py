@@ -18,7 +18,8 @@ class SelfAttention(Adapter):
 
     def setup(self) -> None:
         """Widths of a head, and the scale, which stays that of the supernet."""
-        width = self.qkv.out_features // 3 // self.num_heads
+        layer = getattr(self.qkv, 'original_layer', self.qkv)  # LoRA wraps it
+        width = layer.out_features // 3 // self.num_heads
         self.qk_dims, self.v_dims = width, width
         if not hasattr(self, 'scale'):
             self.scale = width**-0.5
