@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +20,7 @@ class SelfAttention(Adapter):
 
     def setup(self) -> None:
         """Widths of a head, and the scale, which stays that of the supernet."""
-        layer = getattr(self.qkv, 'original_layer', self.qkv)  # LoRA wraps it
+        layer: Any = getattr(self.qkv, 'original_layer', self.qkv)  # LoRA wraps it
         width = layer.out_features // 3 // self.num_heads
         self.qk_dims, self.v_dims = width, width
         if not hasattr(self, 'scale'):
