@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters.base import adapt, groups
+from .adapters.base import adapt, groups, streams
 from .export.verify import Verifier
 from .tracing.builder import SearchSpaceBuilder
 from .tracing.search_space import SearchSpace
@@ -55,7 +55,7 @@ def build_search_space(
     adapt(probe, masked=True)
     call = (forward or (lambda m: m))(probe)
     found = trace(probe, arguments, call)
-    found.together = groups(probe)
+    found.together, found.streams = groups(probe), streams(probe)
     del probe, call
     gc.collect()  # networks whose hooks are methods of their own hold themselves: a large copy would stay
     space = SearchSpaceBuilder(model, found, include, exclude).build()

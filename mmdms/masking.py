@@ -99,10 +99,18 @@ class BlockGate:
         self.bank = bank
         self.element = element
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self.bank.values is None:
             return None
-        return torch.lerp(args[0], output, self.bank.values[self.element].to(output.dtype))
+        if isinstance(output, tuple):
+            return tuple(self._gated(given, result) for given, result in zip(args, output, strict=False))
+        return self._gated(args[0], output)
+
+    def _gated(self, given: Any, result: Any) -> Any:
+        assert self.bank.values is not None
+        if not isinstance(result, Tensor):
+            return result
+        return torch.lerp(given, result, self.bank.values[self.element].to(result.dtype))
 
 
 class MaskRefresh:

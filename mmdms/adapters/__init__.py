@@ -2,6 +2,7 @@
 
 from . import attention as attention
 from . import channel_attention as channel_attention
+from . import conformer as conformer
 from . import convnets as convnets
 from . import edgenext as edgenext
 from . import eva02 as eva02
@@ -13,6 +14,7 @@ from . import levit as levit
 from . import mvit as mvit
 from . import norms as norms
 from . import repmlp as repmlp
+from . import shuffle as shuffle
 from . import swin as swin
 from . import tnt as tnt
 from . import twins as twins

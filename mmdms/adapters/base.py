@@ -36,11 +36,13 @@ class Adapter(_Mixin):
             installed. Subclasses are adapted too, unless they have a forward of their own.
         only_masked: the adapter is needed for masks alone; subnets keep the module's own forward.
         together: name of a child that holds blocks -> how many neighbours in it go or stay together.
+        streams: of a block that hands on its first arguments in a tuple, their number.
     """
 
     adapts: ClassVar[type[nn.Module] | str]
     only_masked: ClassVar[bool] = False
     together: ClassVar[dict[str, int]] = {}
+    streams: ClassVar[int] = 1
 
     def setup(self) -> None:
         """Add the attributes that ``forward`` needs, before anything shrinks. Called once."""
@@ -81,6 +83,12 @@ class Adapter(_Mixin):
         tracer = hints.active_tracer()
         if tracer is not None:
             hints.note_size(tracer, attribute, x, dim)
+
+    def listed(self, attribute: str, x: Tensor, dim: int) -> None:
+        """State that ``attribute`` of this module lists a number for every position along ``dim`` of ``x``."""
+        tracer = hints.active_tracer()
+        if tracer is not None:
+            hints.note_list(tracer, attribute, x, dim)
 
     def split_heads(
         self, x: Tensor, heads: str = 'num_heads', width: str | tuple[str, ...] = 'head_dims', dim: int = -1
@@ -192,6 +200,17 @@ def foreign_adapters(model: nn.Module) -> list[AnyAdapter]:
         forward_adapter(kind) for kind in {type(m): None for m in model.modules()} if not issubclass(kind, Adapter)
     ]
     return [pair[0] for pair in found if pair is not None and not pair[0].__module__.startswith('mmdms.')]
+
+
+def streams_of(kind: type[nn.Module]) -> int:
+    """How many of its first arguments a module type hands on."""
+    return max((adapter.streams for adapter in adapters_of(kind)), default=1)
+
+
+def streams(model: nn.Module) -> dict[str, int]:
+    """Names of the modules that hand on several of their arguments, with the number."""
+    found = {name: streams_of(type(module)) for name, module in model.named_modules()}
+    return {name: count for name, count in found.items() if count > 1}
 
 
 def groups(model: nn.Module) -> dict[str, int]:

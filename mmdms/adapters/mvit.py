@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..registry import ADAPTERS
 from .attention import SelfAttention
+from .base import Adapter
 from .positions import relative_bias
 
 
@@ -36,3 +37,11 @@ def pooled(x: Tensor, shape: tuple[int, int], pool: nn.Module, norm: nn.Module) 
     maps = pool(x.flatten(0, 1).transpose(1, 2).unflatten(2, shape))
     tokens = maps.flatten(2).transpose(1, 2).unflatten(0, (len(x), -1))
     return norm(tokens), tuple(maps.shape[-2:])
+
+
+@ADAPTERS.register_module()
+class MultiScaleBlockAdapter(Adapter):
+    """A block of MViT hands on tokens and the shape of their map."""
+
+    adapts = 'mmpretrain.models.backbones.mvit.MultiScaleBlock'
+    streams = 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -63,13 +62,14 @@ class PixelEmbedAdapter(Adapter):
 
 @ADAPTERS.register_module()
 class TnTLayerAdapter(Adapter):
-    """A layer of TNT, which writes into a part of its input."""
+    """A layer of TNT, which writes into a part of its input; it hands on parts of patches and patches."""
 
     adapts = 'mmpretrain.models.backbones.tnt.TnTLayer'
+    streams = 2
 
     def forward(self, pixel_embed: Tensor, patch_embed: Tensor) -> tuple[Tensor, Tensor]:
         """As the module; pixel_embed is (B * patches, parts, c), patch_embed (B, 1 + patches, C)."""
         pixel_embed = self.inner_block(pixel_embed)
-        first, rest = patch_embed[:, :1], patch_embed[:, 1:]
-        rest = rest + self.projection(self.norm_proj(pixel_embed).reshape(*rest.shape[:2], -1))
-        return pixel_embed, self.outer_block(torch.cat([first, rest], dim=1))
+        parts = self.norm_proj(pixel_embed).reshape(len(patch_embed), patch_embed.size(1) - 1, -1)
+        patch_embed = patch_embed + F.pad(self.projection(parts), (0, 0, 1, 0))  # nothing for the class token
+        return pixel_embed, self.outer_block(patch_embed)

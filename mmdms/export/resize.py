@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..adapters.base import adapters_of
+from ..adapters.base import adapters_of, streams_of
 
 
 class Passthrough(nn.Module):
-    """Stands where a block was removed: returns its first argument."""
+    """Stands where a block was removed: returns its first argument, or as many as the block handed on."""
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return ``x`` as it is."""
-        return x
+    def __init__(self, streams: int = 1) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the first argument as it is, or a tuple of the first few."""
+        return args[0] if self.streams == 1 else args[: self.streams]
 
 
 def replace_tensors(model: nn.Module, new: dict[str, Tensor]) -> None:
@@ -57,8 +61,8 @@ def _with_parents(name: str) -> Iterable[str]:
     yield ''
 
 
-def set_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Set attributes of modules that hold sizes, by ``'module.attribute'``."""
+def set_sizes(model: nn.Module, sizes: Mapping[str, int | Sequence[int]]) -> None:
+    """Set attributes of modules that hold sizes, or list positions, by ``'module.attribute'``."""
     for name, value in sizes.items():
         module, _, attribute = name.rpartition('.')
         setattr(model.get_submodule(module), attribute, value)
@@ -68,7 +72,7 @@ def remove_blocks(model: nn.Module, names: Iterable[str]) -> None:
     """Put a :class:`Passthrough` in the place of every named block, in place."""
     for name in names:
         parent, _, child = name.rpartition('.')
-        setattr(model.get_submodule(parent), child, Passthrough())
+        setattr(model.get_submodule(parent), child, Passthrough(streams_of(type(model.get_submodule(name)))))
 
 
 def reset_parameters(model: nn.Module, names: Iterable[str]) -> None:

@@ -42,12 +42,14 @@ def removed_blocks(space: SearchSpace, mask: Tensor) -> list[str]:
     return [name for element, group in space.blocks.items() if not mask[element] for name in group]
 
 
-def kept_sizes(space: SearchSpace, mask: Tensor) -> dict[str, int]:
-    """Attributes of modules, by ``'module.attribute'``, that hold how many positions a mask (elements,) keeps."""
-    return {
-        f'{size.module}.{size.attribute}' if size.module else size.attribute: int(kept(size.elements, mask).sum())
-        for size in space.sizes
-    }
+def kept_sizes(space: SearchSpace, mask: Tensor) -> dict[str, int | list[int]]:
+    """Attributes of modules, by ``'module.attribute'``, that hold how many positions a mask keeps, or which."""
+    found: dict[str, int | list[int]] = {}
+    for size in space.sizes:
+        stay = kept(size.elements, mask)
+        name = f'{size.module}.{size.attribute}' if size.module else size.attribute
+        found[name] = int(stay.sum()) if size.values is None else [size.values[i] for i in stay.nonzero().flatten()]
+    return found
 
 
 def kept(elements: Tensor, mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def build_subnet(
     architecture: dict[str, Any],
     shapes: Mapping[str, Sequence[int]],
     removed: Sequence[str] = (),
-    sizes: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int | Sequence[int]] | None = None,
     data_preprocessor: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build ``architecture`` with smaller tensors and without some blocks.

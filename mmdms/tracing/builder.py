@@ -57,7 +57,7 @@ class SearchSpaceBuilder:
 
         trace = self.trace
         axes = [ParameterAxis(a.parameter, a.dim, a.role, self._of(element, a.labels)) for a in trace.axes.values()]
-        sizes = [ModuleSize(*key, self._of(element, size.labels)) for key, size in trace.sizes.items()]
+        sizes = [ModuleSize(*key, self._of(element, size.labels), size.values) for key, size in trace.sizes.items()]
         inner = [ModuleMask(*key, self._of(element, mask.labels)) for key, mask in trace.inner.items()]
         space = SearchSpace(
             units, searched(axes), {}, [*reasons, *problems], blocks, searched(sizes), searched(inner), trace.uncounted

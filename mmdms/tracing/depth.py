@@ -26,9 +26,10 @@ def find_runs(
     and the channel elements that it takes in, carries its input unchanged to its
     output along some path (so that removing it leaves an identity), costs
     something, and holds no smaller such block. A block of depthwise layers alone
-    counts only outside all others. Where ``trace.together`` says so, neighbours
-    in a container are one element. Blocks that are alone in their container
-    are a run with those in the containers beside it.
+    counts only outside all others. A block may hand on several of its arguments
+    in a tuple where ``trace.streams`` says so; then all this holds for each. Where
+    ``trace.together`` says so, neighbours in a container are one element. Blocks
+    that are alone in their container are a run with those in the containers beside it.
 
     Returns:
         (container, groups of blocks) pairs in the order of the network, and the
@@ -44,6 +45,10 @@ def find_runs(
             continue
         if block.problem is not None:
             problems.append(Frozen(name, f'the block stays: it {block.problem}', 0))
+            continue
+        if block.outputs != trace.streams.get(name, 1):
+            reason = f'the block stays: it hands on {block.outputs} arguments, and no adapter says so'
+            problems.append(Frozen(name, reason, 0))
             continue
         found[name] = block
     runs: dict[RunKey, list[str]] = {}
@@ -110,6 +115,8 @@ def _inside(module: str, block: str) -> bool:
 
 
 def _same_elements(block: BlockCall, classes: np.ndarray) -> bool:
-    before, after = compact(block.input_labels), compact(block.output_labels)
-    before, after = torch.broadcast_tensors(before, after)
-    return bool(np.array_equal(classes[before.numpy()], classes[after.numpy()]))
+    for before, after in block.streams:
+        before, after = torch.broadcast_tensors(compact(before), compact(after))
+        if not np.array_equal(classes[before.numpy()], classes[after.numpy()]):
+            return False
+    return True

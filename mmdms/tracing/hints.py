@@ -47,6 +47,14 @@ def note_size(tracer: Tracer, attribute: str, x: Tensor, dim: int, kind: str = '
         _size(tracer, attribute, axis_labels(tracer, tracer.labels(x), dim), kind)
 
 
+def note_list(tracer: Tracer, attribute: str, x: Tensor, dim: int) -> None:
+    """An attribute of the running module lists a value for every position along dimension ``dim`` of ``x``."""
+    with _untraced():
+        values = tuple(getattr(tracer.running, attribute))
+        labels = axis_labels(tracer, tracer.labels(x), dim)
+        tracer.trace.sizes[tracer.module, attribute] = Size(labels, values=values)
+
+
 def note_mask(tracer: Tracer, name: str, x: Tensor, dim: int, removes: bool) -> None:
     """The running module masks what lies along dimension ``dim`` of ``x`` itself, under ``name``."""
     with _untraced():

@@ -108,6 +108,7 @@ class LabelStore:
         self._pairs: list[Tensor] = []
         self._frozen: list[tuple[Tensor, FreezeReason]] = []
         self._products: list[Tensor] = []  # each (3, n): a label and its two factors
+        self._even: list[Tensor] = []  # each (rows, n): its rows lose equally many elements
         self._inside: list[Tensor] = []  # each (2, n): a factor and the product that it must be a factor of
 
     def fresh(self, count: int) -> Tensor:
@@ -141,6 +142,14 @@ class LabelStore:
             low, high = keys // self._count, keys % self._count
             self._pairs.append(torch.stack([low, high]))
             self._leader[high] = low
+
+    def even(self, table: Tensor) -> None:
+        """State that all rows of a table (rows, n) of labels lose equally many elements.
+
+        Settled when labels are resolved: where other unions do not make it
+        so, elements of several rows are unified.
+        """
+        self._even.append(table)
 
     def freeze(self, labels: Tensor, reason: FreezeReason) -> None:
         """State that these elements cannot be removed, and why."""
@@ -193,9 +202,10 @@ class LabelStore:
     def resolve(self) -> Classes:
         """Settle all unions and products."""
         of_label, products = self._components(self._pairs), _joined(self._products, 3)
-        for _ in range(MAX_PASSES):
-            linked = _factors_of_one_class(of_label, products)
-            again = self._components([*self._pairs, *linked])
+        pairs = list(self._pairs)
+        while True:  # ends, as every pass unites classes
+            pairs += [pair for table in self._even for pair in _evened(table, of_label)]
+            again = self._components([*pairs, *_factors_of_one_class(of_label, products)])
             if again.max() == of_label.max():
                 break
             of_label = again
@@ -221,12 +231,22 @@ class LabelStore:
         return connected_components(graph, directed=False)[1]
 
 
-MAX_PASSES = 8
-"""Uniting products unites their factors, which may unite further products; two passes settle every network we know."""
-
-
 def _joined(listed: list[Tensor], rows: int) -> Tensor:
     return torch.cat([torch.zeros(rows, 0, dtype=torch.int64), *listed], dim=1)
+
+
+def _evened(table: Tensor, of_label: np.ndarray) -> list[Tensor]:
+    """Pairs that make rows of a table (rows, n) lose equally many elements, each (2, n).
+
+    A class that every row holds equally often is left as it is. What remains is
+    as long in every row, and unified in its order.
+    """
+    classes = of_label[table.numpy()]
+    found, place = np.unique(classes, return_inverse=True)
+    counts = np.stack([np.bincount(row, minlength=len(found)) for row in place.reshape(classes.shape)])
+    uneven = torch.from_numpy(~(counts == counts[:1]).all(0)[place.reshape(classes.shape)])
+    rest = table[uneven].view(len(table), -1)
+    return [torch.stack([rest[0], row]) for row in rest[1:]]
 
 
 def _factors_of_one_class(of_label: np.ndarray, products: Tensor) -> list[Tensor]:

@@ -39,21 +39,36 @@ class CostTerm:
 
 @dataclass
 class BlockCall:
-    """One call of a module that stands in a row of modules."""
+    """One call of a module that stands in a row of modules.
+
+    ``others`` holds the labels in and out of further tensors that it takes and
+    hands on, ``outputs`` how many of its arguments it hands on in all.
+    """
 
     name: str
     input_labels: Tensor
     output_labels: Tensor
     has_identity: bool
     problem: str | None = None
+    others: tuple[tuple[Tensor, Tensor], ...] = ()
+    outputs: int = 1
+
+    @property
+    def streams(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Labels in and out of every tensor that it takes and hands on."""
+        return ((self.input_labels, self.output_labels), *self.others)
 
 
 @dataclass
 class Size:
-    """An attribute of a module that holds how many elements there are, by ``(module, attribute)``."""
+    """An attribute of a module that holds how many elements there are, by ``(module, attribute)``.
+
+    With ``values`` it holds a list instead, with one of these values per position.
+    """
 
     labels: Tensor
     kind: str = 'channels'
+    values: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -78,6 +93,7 @@ class Trace:
     costs: list[CostTerm] = field(default_factory=list)
     blocks: dict[str, BlockCall] = field(default_factory=dict)
     together: dict[str, int] = field(default_factory=dict)  # container -> how many neighbours go or stay together
+    streams: dict[str, int] = field(default_factory=dict)  # blocks that hand on several of their arguments -> how many
     sizes: dict[tuple[str, str], Size] = field(default_factory=dict)
     inner: dict[tuple[str, str], InnerMask] = field(default_factory=dict)
     uncounted: dict[str, str] = field(default_factory=dict)

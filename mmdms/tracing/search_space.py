@@ -36,11 +36,15 @@ class ParameterAxis:
 
 @dataclass
 class ModuleSize:
-    """An attribute of a module that holds a number of kept positions; ``elements`` as in :class:`ParameterAxis`."""
+    """An attribute of a module that holds a number of kept positions; ``elements`` as in :class:`ParameterAxis`.
+
+    With ``values``, one per position, it holds those of the kept positions.
+    """
 
     module: str
     attribute: str
     elements: Tensor
+    values: tuple[int, ...] | None = None
 
 
 @dataclass

@@ -328,42 +328,61 @@ class Tracer(TorchDispatchMode):
         parent = self._model.get_submodule(name.rpartition('.')[0]) if '.' in name else self._model
         # Blocks stand in a container, or side by side with a number in their name (``layer1``, ``layer2``).
         in_row = name != '' and (isinstance(parent, (nn.Sequential, nn.ModuleList)) or name[-1].isdigit())
-        entered: list[tuple[Record | None, int]] = []
+        entered: list[list[tuple[Record, int] | None]] = []  # per argument its record and version
 
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
             self._path.append(name)
             self._calls[name] += 1
-            record = None
-            if in_row and args and isinstance(args[0], Tensor):
-                record = self._records.get(id(args[0]))
+            entries: list[tuple[Record, int] | None] = []
+            for place, given in enumerate(args if in_row else ()):
+                record = self._records.get(id(given)) if isinstance(given, Tensor) else None
                 if record is not None:
-                    record.identities |= {name}
-            entered.append((record, args[0]._version if record is not None else 0))
+                    record.identities |= {_stream(name, place)}
+                entries.append(None if record is None else (record, given._version))
+            entered.append(entries)
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 with _disable_current_modes():
                     self.labels(output)  # an invisible operation is reported under the module that ran it
             self._path.pop()
-            record, version = entered.pop()
-            if record is not None:
-                self._note_block(name, record, version, output)
+            entries = entered.pop()
+            if entries:
+                self._note_block(name, entries, args, output)
 
         return [
             module.register_forward_pre_hook(enter),
             module.register_forward_hook(leave),
         ]
 
-    def _note_block(self, name: str, entry: Record, version: int, output: Any) -> None:
-        if not isinstance(output, Tensor):
+    def _note_block(
+        self, name: str, entries: list[tuple[Record, int] | None], args: tuple[Any, ...], output: Any
+    ) -> None:
+        handed_on = output if isinstance(output, tuple) else (output,)
+        streams, identity, problem = [], True, None
+        for place, result in enumerate(handed_on[: len(args)]):
+            entry = entries[place]
+            if not isinstance(result, Tensor):
+                if isinstance(args[place], Tensor) or args[place] != result:
+                    return
+                continue
+            record = self._records.get(id(result))
+            if entry is None or record is None or result.shape != entry[0].tensor.shape:
+                return
+            streams.append((entry[0].labels, record.labels))
+            identity = identity and _stream(name, place) in record.identities
+            if entry[0].tensor._version != entry[1]:
+                problem = 'writes into its own input'
+        if not streams or len(handed_on) > len(args):
             return
-        record = self._records.get(id(output))
-        if record is None or output.shape != entry.tensor.shape:
-            return
-        block = BlockCall(name, entry.labels, record.labels, name in record.identities)
-        if entry.tensor._version != version:
-            block.problem = 'writes into its own input'
+        (before, after), *others = streams
+        block = BlockCall(name, before, after, identity, problem, tuple(others), len(handed_on))
         self.trace.blocks.setdefault(name, block)
+
+
+def _stream(block: str, place: int) -> str:
+    """Names what a block was given in some place; what it was given first bears its own name."""
+    return f'{block}:{place}' if place else block
 
 
 MAX_ELEMENTWISE_PARAMETER = 1 << 24

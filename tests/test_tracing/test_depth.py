@@ -4,9 +4,11 @@ import torch.nn.functional as F
 from tiny import Net, assert_parity, conv, image, reasons, sizes, space_of
 from torch import nn
 
+from mmdms.adapters.base import Adapter
 from mmdms.api import build_search_space
 from mmdms.errors import ConfigError
 from mmdms.export.slim import slim
+from mmdms.registry import ADAPTERS
 
 
 class Block(nn.Module):
@@ -258,3 +260,51 @@ def test_a_block_that_fails_verification_is_frozen_and_the_rest_stays():
     assert 'AttributeError' in reasons(space)['blocks']
     assert sizes(space) == {'stem': 4, 'blocks.0.a': 3, 'blocks.1.a': 3}
     assert_parity(net, space, image())
+
+
+class TwoStreams(nn.Module):
+    """A block that takes and hands on two maps, and a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(4, 4), conv(3, 3)
+
+    def forward(self, x, size, y):
+        return x + self.a(x), size, y + self.b(y)
+
+
+class Swapped(TwoStreams):
+    """Each of both maps is added to something else."""
+
+    def forward(self, x, size, y):
+        return x + self.a(x), size, self.b(y)
+
+
+@ADAPTERS.register_module()
+class TwoStreamsAdapter(Adapter):
+    adapts = TwoStreams
+    streams = 3
+
+
+class Undeclared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = TwoStreams()
+
+    def forward(self, x, size, y):
+        return self.block(x, size, y)
+
+
+@pytest.mark.parametrize('kind, blocks', [(TwoStreams, {'blocks': 2}), (Swapped, {}), (Undeclared, {})])
+def test_blocks_with_several_streams(kind, blocks):
+    def run(net, image):
+        state = net.stem(image), 2, net.other(image)
+        for block in net.blocks:
+            state = block(*state)
+        return net.out(torch.cat([state[0], state[2]], 1)) * state[1]
+
+    layers = dict(stem=conv(3, 4), other=conv(3, 3), out=conv(7, 2))
+    space = space_of(Net(run, blocks=nn.ModuleList([kind(), kind()]), **layers), image())
+    assert depth_units(space) == blocks
+    if kind is Undeclared:
+        assert 'hands on 3 arguments' in reasons(space)['blocks.0']

@@ -41,6 +41,28 @@ def test_along_unifies_what_shares_an_index():
     assert classes[1] == classes[3] and classes[2] != classes[1]
 
 
+def test_rows_that_are_even_already_are_left_as_they_are():
+    store = LabelStore()
+    table, other = store.fresh(6).view(2, 3), store.fresh(3)
+    store.even(table)
+    # Every row holds each of the others once, in another order.
+    store.unify(table, torch.stack([other, other.roll(1)]))
+    classes = store.resolve().of(table)
+    assert len(set(classes.flatten().tolist())) == 3 and classes[0].tolist() == classes[1, [1, 2, 0]].tolist()
+
+
+def test_uneven_rows_are_unified_in_their_order():
+    store = LabelStore()
+    table = store.fresh(8).view(2, 4)
+    store.even(table)
+    # 2 of the first row and 5 of the second are one, even; what is left are 1, 3, 4 and 6, 7, 8.
+    store.unify(table[0, 1:2], table[1, :1])
+    classes = store.resolve().of(table)
+    assert classes[0, 1] == classes[1, 0]
+    assert classes[0, [0, 2, 3]].tolist() == classes[1, 1:].tolist()
+    assert len(set(classes.flatten().tolist())) == 4
+
+
 def test_freezing_names_each_label_once():
     store = LabelStore()
     reason = FreezeReason('layer', 'why')

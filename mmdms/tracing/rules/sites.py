@@ -60,7 +60,7 @@ def convolution(t: Tracer, call: Call) -> Tensor:
         known = t.known_axis(name, out_dim)
         outgoing = t.store.fresh(out_channels) if known is None else known
         if groups > 1:
-            t.store.unify(outgoing.view(groups, -1)[:1], outgoing.view(groups, -1))
+            t.store.even(outgoing.view(groups, -1))
         t.axis(name, in_dim, incoming, 'in')
         t.axis(name, out_dim, outgoing, 'out')
         t.cost(kernel, incoming, outgoing)
