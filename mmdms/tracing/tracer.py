@@ -363,7 +363,7 @@ class Tracer(TorchDispatchMode):
         for place, result in enumerate(handed_on[: len(args)]):
             entry = entries[place]
             if not isinstance(result, Tensor):
-                if isinstance(args[place], Tensor) or args[place] != result:
+                if not _plain(args[place]) or not _plain(result) or args[place] != result:
                     return
                 continue
             record = self._records.get(id(result))
@@ -378,6 +378,11 @@ class Tracer(TorchDispatchMode):
         (before, after), *others = streams
         block = BlockCall(name, before, after, identity, problem, tuple(others), len(handed_on))
         self.trace.blocks.setdefault(name, block)
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is of numbers alone (the shape of a map, say), and so can be compared."""
+    return all(leaf is None or isinstance(leaf, (int, float, str)) for leaf in tree_flatten(value)[0])
 
 
 def _stream(block: str, place: int) -> str:
