@@ -38,6 +38,7 @@ def find_runs(
     problems: list[Frozen] = []
     costly = {term.module for term in trace.costs}
     found: dict[str, BlockCall] = {}
+    unsaid: dict[str, BlockCall] = {}
     for name, block in trace.blocks.items():
         if not block.has_identity or not any(_inside(module, name) for module in costly):
             continue
@@ -47,10 +48,13 @@ def find_runs(
             problems.append(Frozen(name, f'the block stays: it {block.problem}', 0))
             continue
         if block.outputs != trace.streams.get(name, 1):
-            reason = f'the block stays: it hands on {block.outputs} arguments, and no adapter says so'
-            problems.append(Frozen(name, reason, 0))
+            unsaid[name] = block
             continue
         found[name] = block
+    for name, block in unsaid.items():
+        if not any(_inside(other, name) for other in found):  # a stage of blocks that can be removed is none itself
+            reason = f'the block stays: it hands on {block.outputs} arguments, and no adapter says so'
+            problems.append(Frozen(name, reason, 0))
     runs: dict[RunKey, list[str]] = {}
     # Patterns come last: a stage does not stand for blocks in it that are left out.
     for name in filter(patterns.selects, _innermost(trace, list(found))):
