@@ -186,7 +186,8 @@ class SearchSpaceBuilder:
         found: dict[int, str] = {}
         sizes = [(key, size) for key, size in self.trace.sizes.items() if size.kind == 'heads']
         for (module, attribute), size in sizes:
-            found.update(dict.fromkeys(self._factors(size.labels), f'{module}.{attribute}' if module else attribute))
+            for member in self._factors(size.labels):
+                found.setdefault(member, f'{module}.{attribute}' if module else attribute)
         for axis in self.trace.axes.values():
             if axis.role == 'out':
                 single = self.classes.factors[self.classes.of(axis.labels)]
