@@ -181,6 +181,13 @@ def test_report(record):
     assert 'mmdms 0.1.0 (commit 1234567)' in page and '2 CPU cores' in page and '2026-01-02' in page
 
 
+def test_report_says_where_rows_are_of_different_states_of_mmdms(record):
+    other = {**record, 'config': LENET, 'source': 'def', 'commit': '7654321'}
+    page = make_report([entry_of(record), entry_of(other)], [record, other])
+    assert 'commit 1234567, 7654321' in page and 'The rows are of 2 states of mmdms' in page
+    assert 'states of mmdms' not in make_report([entry_of(record)], [record, other])
+
+
 def test_report_says_which_gates_a_row_misses(record):
     record.update(prunable_flops_fraction=0.96996, peak_mb=3000.0)
     page = make_report([entry_of(record)], [record])

@@ -130,7 +130,13 @@ def _machine(records: Sequence[dict[str, Any]]) -> str:
 
     versions = [f'{name} {all_of(f"{name}_version")}' for name in ('mmdms', 'mmpretrain', 'mmengine', 'mmcv', 'torch')]
     versions[0] += f' (commit {all_of("commit")})'
-    return f'Measured {all_of("date")} with {", ".join(versions)}, on {all_of("machine")}, {all_of("threads")} thread.'
+    text = f'Measured {all_of("date")} with {", ".join(versions)}, on {all_of("machine")}, {all_of("threads")} thread.'
+    sources = len({record.get('source') for record in records})
+    if sources > 1:
+        text += (
+            f' **The rows are of {sources} states of mmdms**: run the sweep again to measure the others.'
+        )
+    return text
 
 
 def _row(record: dict[str, Any]) -> list[str]:
