@@ -16,6 +16,7 @@ from sweep.zoo import read_zoo  # noqa: E402
 # Of the list of the sweep, at smaller inputs where the network takes them.
 SMALL = (3, 64, 64)
 SAMPLE = {
+    'shufflenet_v2/shufflenet-v2-1x_16xb64_in1k.py': SMALL,
     'res2net/res2net50-w14-s8_8xb32_in1k.py': SMALL,
     'mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k.py': SMALL,
     'hrnet/hrnet-w18_4xb32_in1k.py': SMALL,

@@ -133,9 +133,7 @@ def _machine(records: Sequence[dict[str, Any]]) -> str:
     text = f'Measured {all_of("date")} with {", ".join(versions)}, on {all_of("machine")}, {all_of("threads")} thread.'
     sources = len({record.get('source') for record in records})
     if sources > 1:
-        text += (
-            f' **The rows are of {sources} states of mmdms**: run the sweep again to measure the others.'
-        )
+        text += f' **The rows are of {sources} states of mmdms**: run the sweep again to measure the others.'
     return text
 
 
