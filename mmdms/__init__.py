@@ -5,9 +5,11 @@ needs: the registries find their modules by ``locations``, on first use. What
 is exported here works without a Runner, on any ``nn.Module``.
 """
 
+from .utils.mmyolo_gate import lift_mmyolo_gate
 from .utils.versions import check_versions
 
 check_versions()  # before anything below imports the packages that it checks
+lift_mmyolo_gate()
 
 from .api import build_search_space  # noqa: E402
 from .export.slim import slim  # noqa: E402

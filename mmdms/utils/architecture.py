@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
@@ -24,7 +25,7 @@ def build_architecture(
         return architecture
     if not isinstance(architecture, dict) or 'type' not in architecture:
         raise ConfigError(f'architecture must be the config of a model with a type, but it is {architecture!r}')
-    config = dict(architecture)
+    config = ConfigDict(architecture)  # as the Runner gives it: some models read their parts by attribute
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)
     try:
