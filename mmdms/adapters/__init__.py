@@ -22,4 +22,5 @@ from . import van as van
 from . import vig as vig
 from . import windows as windows
 from . import xcit as xcit
+from . import yolo as yolo
 from .base import Adapter as Adapter
