@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 
 from ..errors import ConfigError
@@ -17,6 +17,10 @@ class BudgetHook(Hook):
 
     Priority ``VERY_HIGH``: the target is set before other hooks act on the
     iteration, and the structure is fixed before the last checkpoint is written.
+
+    Where an ``EMAHook`` averages weights, the averaged network shares the state
+    of the search instead of averaging it: what is validated and saved is the
+    structure of the moment with averaged weights.
     """
 
     priority = 'VERY_HIGH'
@@ -29,6 +33,9 @@ class BudgetHook(Hook):
                 'the optimizer does not know the keep ratios: set '
                 "optim_wrapper.constructor='mmdms.DMSOptimWrapperConstructor' in the config"
             )
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                mutator.share_state(_mutator_of(hook.ema_model.module))
         runner.logger.info(mutator.describe())
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
@@ -51,7 +58,10 @@ class BudgetHook(Hook):
 
 
 def _mutator(runner: Any) -> Any:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return _mutator_of(runner.model.module if is_model_wrapper(runner.model) else runner.model)
+
+
+def _mutator_of(model: Any) -> Any:
     mutator = getattr(model, 'mutator', None)
     if mutator is None:
         raise ConfigError(f'BudgetHook needs a model with a mutator (mmdms.DMSAlgorithm), got {type(model).__name__}')

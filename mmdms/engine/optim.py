@@ -43,6 +43,8 @@ class DMSOptimWrapperConstructor:
                 f'DMSOptimWrapperConstructor needs a model with a mutator, got {type(algorithm).__name__}: '
                 'remove optim_wrapper.constructor to train an ordinary model'
             )
+        # Constructors tell parameters by attribute (``weight``, ``bias``): masked weights would look like none.
+        algorithm.mutator.masks.set(None)
         optim_wrapper = self._base(algorithm.architecture)
         if algorithm.freeze_weights:
             optim_wrapper.optimizer.add_param_group(dict(params=[algorithm.anchor]))

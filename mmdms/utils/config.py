@@ -45,7 +45,20 @@ def load_config(name_or_path: str, cfg_options: dict | None = None) -> Config:
             raise ConfigError(
                 f'--cfg-options {cfg_options} does not fit config {name_or_path!r}: {type(error).__name__}: {error}'
             ) from error
+    _drop_collate_scopes(config)
     return config
+
+
+def _drop_collate_scopes(config: Config) -> None:
+    """Remove ``_scope_`` from the collate functions of a config.
+
+    mmengine writes it into every dict of a config that is inherited from another package, and its Runner then hands it
+    to the collate function as an argument, which no such function has (as of mmengine 0.10).
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        collate = (config.get(name) or {}).get('collate_fn')
+        if isinstance(collate, dict):
+            collate.pop('_scope_', None)
 
 
 def _packaged_path(name: str) -> Path:

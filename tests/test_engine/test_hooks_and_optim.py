@@ -16,6 +16,7 @@ class Recorder:
 
     def __init__(self, attached=True):
         self.attached, self.settled, self.seen, self.optimizers = attached, False, [], []
+        self.masks = SimpleNamespace(set=lambda values: None)
 
     def set_progress(self, progress):
         self.seen.append(progress)
@@ -41,7 +42,8 @@ class Algorithm(nn.Module):
 
 def runner(mutator, messages, **kwargs):
     logger = SimpleNamespace(info=messages.append)
-    return SimpleNamespace(model=Algorithm(mutator), logger=logger, max_iters=4, optim_wrapper=None, **kwargs)
+    defaults = dict(model=Algorithm(mutator), logger=logger, max_iters=4, optim_wrapper=None, hooks=[])
+    return SimpleNamespace(**{**defaults, **kwargs})
 
 
 def test_progress_and_messages():

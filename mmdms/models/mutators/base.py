@@ -89,6 +89,16 @@ class BaseMutator(nn.Module):
         self.__dict__['_mode_of'] = mode_of or model
         model.register_forward_pre_hook(MaskRefresh(self._refresh))
 
+    def share_state(self, other: BaseMutator) -> None:
+        """Have ``other``, the mutator of a copy of the network, hold the very tensors of this one's state.
+
+        A copy whose weights are averaged over time must not average its
+        structure: means of keep ratios and ranks belong to no structure, and
+        what is no float (the structure, once fixed) would stay as it was first.
+        """
+        for name, value in self.named_buffers(recurse=False):
+            setattr(other, name, value)
+
     @property
     def target_now(self) -> float:
         """Share of the cost that the search should have reached by now."""
