@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.base import adapt, groups, streams
+from .errors import GeometryError
 from .export.verify import Verifier
 from .tracing.builder import SearchSpaceBuilder
+from .tracing.geometry import scale_costs
 from .tracing.search_space import SearchSpace
 from .tracing.tracer import trace
+from .utils.architecture import tensor_forward
+from .utils.example import example_of
 
 
 def build_search_space(
@@ -22,6 +26,7 @@ def build_search_space(
     inputs: Tensor | Sequence[Any],
     *,
     forward: Callable[[nn.Module], Callable[..., Any]] | None = None,
+    flops_inputs: Tensor | Sequence[Any] | None = None,
     include: Iterable[str] = ('*',),
     exclude: Iterable[str] = (),
     verify: bool = True,
@@ -36,16 +41,19 @@ def build_search_space(
     Args:
         model: any network; unchanged on return.
         inputs: an example input, or the positional arguments, batch size 1.
-            FLOPs are counted at this input's size.
+            FLOPs are counted at this input's size, unless ``flops_inputs`` are given.
         forward: maps a model to the function that is called on ``inputs``;
             the model itself if None.
+        flops_inputs: inputs of the real size, where ``inputs`` are smaller to save time and memory;
+            the network runs on them once, and FLOPs are counted at their size.
         include, exclude: shell patterns over module names that select what is searched.
         verify: cut a random structure and compare it; leave this on.
 
     Raises:
         ConfigError: for a pattern that matches nothing.
+        GeometryError: if the network does other operations on ``flops_inputs`` than on ``inputs``.
     """
-    arguments = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    arguments = _arguments(inputs)
     # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
     # It shares the values of its parameters. Autograd must see every one of them: it is how operations that the
     # dispatcher misses are noticed.
@@ -55,6 +63,8 @@ def build_search_space(
     adapt(probe, masked=True)
     call = (forward or (lambda m: m))(probe)
     found = trace(probe, arguments, call)
+    if flops_inputs is not None:
+        scale_costs(found, call, _arguments(flops_inputs))
     found.together, found.streams = groups(probe), streams(probe)
     del probe, call
     gc.collect()  # networks whose hooks are methods of their own hold themselves: a large copy would stay
@@ -63,3 +73,28 @@ def build_search_space(
         with torch.random.fork_rng(devices=[]):
             space = Verifier(model, space, arguments, forward).run()
     return space
+
+
+def build_model_space(
+    model: nn.Module, input_shape: tuple[int, int, int], include: Iterable[str] = ('*',), exclude: Iterable[str] = ()
+) -> SearchSpace:
+    """Search space of an OpenMMLab model, whose FLOPs are counted at ``input_shape`` (channels, height, width).
+
+    Detectors are traced on smaller images; see :mod:`mmdms.utils.example`.
+
+    Raises:
+        ConfigError: for a pattern that matches nothing.
+    """
+    example = example_of(model, input_shape)
+    patterns: dict[str, Any] = dict(include=tuple(include), exclude=tuple(exclude))
+    try:
+        return build_search_space(
+            model, example.inputs, forward=tensor_forward, flops_inputs=example.flops_inputs, **patterns
+        )
+    except GeometryError as error:
+        print(f'traced at its real size {tuple(input_shape[1:])}, which takes longer: {error}')
+        return build_search_space(model, example.flops_inputs or example.inputs, forward=tensor_forward, **patterns)
+
+
+def _arguments(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)

@@ -26,6 +26,10 @@ class BudgetError(MMDMSError, ValueError):
     """A budget is out of range or out of reach."""
 
 
+class GeometryError(MMDMSError, ValueError):
+    """A network does other operations on a large input than on a small one."""
+
+
 class AdapterError(MMDMSError, ValueError):
     """An adapter of the user's computes something else than the module that it stands in for."""
 

@@ -4,6 +4,8 @@ from . import attention as attention
 from . import channel_attention as channel_attention
 from . import conformer as conformer
 from . import convnets as convnets
+from . import deformable as deformable
+from . import detr as detr
 from . import edgenext as edgenext
 from . import eva02 as eva02
 from . import heads as heads
@@ -11,9 +13,11 @@ from . import hornet as hornet
 from . import inception as inception
 from . import layers as layers
 from . import levit as levit
+from . import multihead as multihead
 from . import mvit as mvit
 from . import norms as norms
 from . import repmlp as repmlp
+from . import roi as roi
 from . import shuffle as shuffle
 from . import swin as swin
 from . import tnt as tnt

@@ -130,6 +130,11 @@ class Adapter(_Mixin):
         if tracer is not None:
             hints.tie(tracer, a, b)
 
+    def carry(self, out: Tensor, x: Tensor, dim: int) -> Tensor:
+        """``out``; each of its positions along ``dim`` was computed from that of ``x`` alone, unseen by the tracer."""
+        tracer = hints.active_tracer()
+        return out if tracer is None else hints.carry(tracer, out, x, dim)
+
     def hide(self, x: Tensor, *dims: int) -> Tensor:
         """``x``; its elements along ``dims`` are this module's own business from here on."""
         tracer = hints.active_tracer()

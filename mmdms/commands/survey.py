@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tabulate import tabulate
 
-from ..api import build_search_space
+from ..api import build_model_space
 from ..errors import ConfigError
 from ..export.parity import check_parity
 from ..export.slim import slim
@@ -21,6 +21,7 @@ from ..export.subnet import without_pretrained
 from ..export.verify import random_structure
 from ..utils.architecture import build_architecture, check_input_shape, tensor_forward
 from ..utils.config import check_model_types, require_keys
+from ..utils.example import example_of
 from ..utils.input_shape import infer_input_shape
 
 
@@ -56,10 +57,9 @@ def survey(
     check_model_types(config)
     architecture = model_config['architecture'] if searched else model_config
     model = build_architecture(architecture, config.get('data_preprocessor'))
-    inputs = (torch.rand(1, *shape),)
     patterns = {key: model_config[key] for key in ('include', 'exclude') if searched and key in model_config}
     begin = time.perf_counter()
-    space = build_search_space(model, inputs, forward=tensor_forward, **patterns)
+    space = build_model_space(model, shape, **patterns)
     seconds = time.perf_counter() - begin
 
     result: dict[str, Any] = dict(
@@ -77,7 +77,7 @@ def survey(
     if ratio is not None:
         structure = random_structure(space, ratio, seed)
         subnet = slim(model, space, structure)
-        parity = check_parity(model, space, structure, inputs, tensor_forward)
+        parity = check_parity(model, space, structure, example_of(model, shape).inputs, tensor_forward)
         result['supernet'] = dict(flops=result['flops'], params=result['params'])
         result['flops'] = int(space.cost('flops', space.mask(structure)))
         result['params'] = sum(p.numel() for p in subnet.parameters())

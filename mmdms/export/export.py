@@ -14,6 +14,7 @@ from ..errors import BudgetError
 from ..masking import without_masks
 from ..models.algorithms.dms import DMSAlgorithm
 from ..utils.architecture import tensor_forward
+from ..utils.example import example_of
 from .parity import check_parity
 from .slim import slim
 from .subnet import subnet_config
@@ -43,7 +44,9 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
     mask = space.mask(structure)
     supernet = without_masks(algorithm.architecture)
     subnet = slim(supernet, space, structure)
-    parity = check_parity(supernet, space, structure, (torch.rand(1, *algorithm.input_shape),), tensor_forward)
+    parity = check_parity(
+        supernet, space, structure, example_of(supernet, algorithm.input_shape).inputs, tensor_forward
+    )
     full = torch.ones(space.num_elements)
     achieved = space.cost(mutator.metric, mask) / space.cost(mutator.metric, full)
     if achieved > mutator.target:

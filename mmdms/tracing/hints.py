@@ -118,6 +118,16 @@ def hide(tracer: Tracer, x: Tensor, *dims: int) -> Tensor:
         return tracer.alias(x, labels)
 
 
+def carry(tracer: Tracer, out: Tensor, x: Tensor, dim: int) -> Tensor:
+    """The tensor ``out`` with the labels of ``x`` along ``dim``, from which an unseen operation computed it."""
+    with _untraced():
+        labels = tracer.store.along(tracer.labels(x), dim)
+        shape = [1] * out.dim()
+        shape[dim] = -1
+        tracer.state(out, labels.view(shape).expand(out.shape))
+    return out
+
+
 def _size(tracer: Tracer, attribute: str, labels: Tensor, kind: str) -> None:
     known = tracer.trace.sizes.setdefault((tracer.module, attribute), Size(labels, kind))
     tracer.store.unify(known.labels, labels)

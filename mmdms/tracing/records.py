@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -35,6 +36,19 @@ class CostTerm:
     coefficient: float
     axes: tuple[Tensor, ...]
     module: str
+
+
+@dataclass
+class Operation:
+    """One call of an operation that may cost something.
+
+    ``work`` is as :func:`mmdms.tracing.geometry.work` measures it, ``costs`` the places of its terms in
+    ``Trace.costs``.
+    """
+
+    packet: Any
+    work: int
+    costs: range
 
 
 @dataclass
@@ -91,6 +105,7 @@ class Trace:
     store: LabelStore
     axes: dict[tuple[str, int], Axis] = field(default_factory=dict)
     costs: list[CostTerm] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
     blocks: dict[str, BlockCall] = field(default_factory=dict)
     together: dict[str, int] = field(default_factory=dict)  # container -> how many neighbours go or stay together
     streams: dict[str, int] = field(default_factory=dict)  # blocks that hand on several of their arguments -> how many

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from .geometry import COSTED, work
 from .hints import tracing
 from .labels import FreezeReason, LabelStore, canonical, compact, no_labels
 from .parameters import ParameterIndex
-from .records import Axis, BlockCall, CostTerm, Trace
+from .records import Axis, BlockCall, CostTerm, Operation, Trace
 
 
 @dataclass
@@ -176,6 +177,10 @@ class Tracer(TorchDispatchMode):
             self._records[id(other)] = Record(other, labels, known.identities, self.extent(tensor))
         return other
 
+    def state(self, tensor: Tensor, labels: Tensor) -> None:
+        """Labels of a tensor that an operation made which the dispatcher cannot see."""
+        self._records[id(tensor)] = Record(tensor, canonical(labels))
+
     def masks_itself(self, labels: Tensor) -> bool:
         """Whether the running module said that it masks these elements in its statistics, or there are none."""
         if not bool(labels.any()):
@@ -235,7 +240,11 @@ class Tracer(TorchDispatchMode):
             self._freeze_unknown(call)
             result = None
         else:
+            before = len(self.trace.costs)
             result = handler(self, call)
+            if packet in COSTED:
+                costs = range(before, len(self.trace.costs))
+                self.trace.operations.append(Operation(packet, work(packet, call.args, call.out), costs))
         if not isinstance(result, (list, tuple)):
             result = [result]
         identities = self._identities(call)

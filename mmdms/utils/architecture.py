@@ -11,6 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from ..errors import ConfigError
+from .detection import detector_forward, is_detector
 
 
 def build_architecture(
@@ -36,6 +37,8 @@ def build_architecture(
 
 def tensor_forward(model: nn.Module) -> Callable[..., Any]:
     """What to call to run an OpenMMLab model on images alone; any other model itself."""
+    if is_detector(model):
+        return detector_forward(model)
     return (lambda inputs: model(inputs, mode='tensor')) if isinstance(model, BaseModel) else model
 
 

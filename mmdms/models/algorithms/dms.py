@@ -8,9 +8,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from ...api import build_search_space
+from ...api import build_model_space
 from ...registry import MODELS, MUTATORS
-from ...utils.architecture import build_architecture, check_input_shape, tensor_forward
+from ...utils.architecture import build_architecture, check_input_shape
 
 
 @MODELS.register_module()
@@ -51,9 +51,7 @@ class DMSAlgorithm(BaseModel):
         self.input_shape = check_input_shape(input_shape)
         # The registry of mutators has no parent: without a scope of its own mmengine would search the default one.
         self.mutator = MUTATORS.build({'_scope_': 'mmdms', **mutator})
-        space = build_search_space(
-            model, torch.zeros(1, *self.input_shape), forward=tensor_forward, include=include, exclude=exclude
-        )
+        space = build_model_space(model, self.input_shape, include, exclude)
         self.mutator.prepare(model, space, mode_of=self)
         self.register_load_state_dict_pre_hook(_accept_plain_checkpoint)
         if freeze_weights:

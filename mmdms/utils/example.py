@@ -1,0 +1,61 @@
+"""Example inputs of OpenMMLab models."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .architecture import tensor_forward
+from .detection import detector_inputs, is_detector
+
+TRACE_SIDE = 128
+"""Height and width of the images that detectors are traced on: the coarsest level of a pyramid has one position."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Arguments for what ``tensor_forward`` returns.
+
+    ``inputs`` are to trace and to compare; ``flops_inputs`` to count FLOPs, where those are larger.
+    """
+
+    inputs: tuple[Any, ...]
+    flops_inputs: tuple[Any, ...] | None = None
+
+
+def example_of(model: nn.Module, input_shape: tuple[int, int, int]) -> Example:
+    """Example inputs of a model, batch size 1.
+
+    A detector is traced on small images: what its layers do to channels does not depend on their size, while time
+    and memory do. Classifiers may not run at other sizes (position embeddings).
+
+    Args:
+        input_shape: ``(channels, height, width)`` at which FLOPs are counted.
+    """
+    images = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
+    if not is_detector(model):
+        return Example((images,))
+    if max(input_shape[1:]) > TRACE_SIDE:
+        inputs = detector_inputs(model, images[..., :TRACE_SIDE, :TRACE_SIDE].contiguous(), few=True)
+        problem = _problem(model, inputs)
+        if problem is None:
+            return Example(inputs, detector_inputs(model, images, few=False))
+        print(f'traced at its real size {input_shape[1:]}, which takes longer: on small images {problem}')
+    few, all_ = (detector_inputs(model, images, few) for few in (True, False))
+    return Example(few, all_ if len(all_) > 1 else None)
+
+
+def _problem(model: nn.Module, inputs: tuple[Any, ...]) -> str | None:
+    """Why a model does not run on some inputs; None if it does."""
+    probe = copy.deepcopy(model)
+    probe.eval()
+    try:
+        with torch.no_grad():
+            tensor_forward(probe)(*inputs)
+    except Exception as error:  # a forward may raise anything
+        return f'it raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ""}'
+    return None
