@@ -39,39 +39,54 @@ class Parity:
         return dict(max_abs_diff=self.max_abs_diff, max_abs_output=self.max_abs_output)
 
 
-def prepare_for_parity(model: nn.Module, seed: int = 0) -> nn.Module:
+def prepare_for_parity(model: nn.Module, seed: int = 0, cast: bool = True) -> nn.Module:
     """A float64 copy in evaluation mode whose norms and constant parameters are randomised.
 
     A trained or freshly built norm can hide an error: with a zero scale, or a
     zero shift, a channel that was dropped by mistake would pass unnoticed. So
     would all channels behind a layer whose weight starts at zero.
+
+    Args:
+        model: any network; not changed.
+        seed: of the random values.
+        cast: make all weights float64. Without, those that are not randomised are shared with ``model`` as they
+            are, which spares the memory of two copies; run it where operands are promoted (:func:`check_parity`).
     """
-    # Copied and cast at once: a copy in the old type as well would raise the peak of memory by half.
+    random = _random_values(model, seed)
     tensors: dict[int, Any] = {}
     for parameter in model.parameters():
-        value = _prepare_input(parameter.detach())
-        value = value.clone() if value.data_ptr() == parameter.data_ptr() else value
+        value = random.get(id(parameter), parameter.detach()).cpu()
+        value = value.double() if cast and value.is_floating_point() else value
+        value = value.clone() if cast and value.data_ptr() == parameter.data_ptr() else value
         tensors[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
-    model = copy.deepcopy(model, tensors).cpu().double()
+    for buffer in model.buffers():
+        if id(buffer) in random:
+            tensors[id(buffer)] = random[id(buffer)]
+    model = copy.deepcopy(model, tensors).cpu()
+    model = model.double() if cast else model
     model.eval()  # on its own: some modules forget to return themselves
+    return model
+
+
+def _random_values(model: nn.Module, seed: int) -> dict[int, Tensor]:
+    """New values, by id, of the parameters and buffers of norms, and of parameters that are constant."""
     generator = torch.Generator().manual_seed(seed)
+    found: dict[int, Tensor] = {}
+
+    def draw(tensor: Tensor, low: float, high: float) -> None:
+        found[id(tensor)] = torch.empty(tensor.shape, dtype=torch.float64).uniform_(low, high, generator=generator)
+
     for module in model.modules():
         if isinstance(module, NORMS):
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 if tensor is not None and tensor.is_floating_point():
-                    low, high = (0.5, 1.5) if name in ('weight', 'running_var') else (-0.5, 0.5)
-                    with torch.no_grad():
-                        tensor.uniform_(low, high, generator=generator)
+                    draw(tensor, *((0.5, 1.5) if name in ('weight', 'running_var') else (-0.5, 0.5)))
     for parameter in model.parameters():
-        if (
-            parameter.numel() > 1
-            and parameter.is_floating_point()
-            and bool((parameter == parameter.flatten()[0]).all())
-        ):
-            bound = max(parameter[0].numel(), 1) ** -0.5
-            with torch.no_grad():
-                parameter.uniform_(-bound, bound, generator=generator)
-    return model
+        if parameter.numel() > 1 and parameter.is_floating_point() and id(parameter) not in found:
+            if bool((parameter == parameter.flatten()[0]).all()):
+                bound = max(parameter[0].numel(), 1) ** -0.5
+                draw(parameter, -bound, bound)
+    return found
 
 
 NORMS = (
@@ -101,7 +116,7 @@ def check_parity(
     Raises:
         Whatever the sliced network raises when it cannot run.
     """
-    model = model if prepared else prepare_for_parity(model)
+    model = model if prepared else prepare_for_parity(model, cast=False)
     # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
     found = _outputs(slim(model, space, structure, share_tensors=True), inputs, forward)
     masks = Masks(model, space)
@@ -148,16 +163,23 @@ def _float64() -> Iterator[None]:
 
 
 class _Promote(TorchFunctionMode):
-    """Operands of mixed precision meet in float64: some networks compute encodings in float32 on purpose."""
+    """Whatever an operation is given in lower precision, it is given in float64.
+
+    So weights need not be copied to be compared in float64, and what some networks compute in float32 on
+    purpose (position encodings) is exact too.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not func.__name__.endswith('_'):  # written in place, an operand must stay itself
-            leaves = tree_flatten((args, kwargs))[0]
-            kinds = {leaf.dtype for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()}
-            if len(kinds) > 1:
-                args, kwargs = tree_map(_promote, (args, kwargs))
+        if func == DTYPE:  # a forward that casts to the type of its weights
+            found = func(*args)
+            return torch.float64 if found.is_floating_point else found
+        if not func.__name__.endswith('_'):  # written in place, an operand must stay itself; attributes need no cast
+            args, kwargs = tree_map(_promote, (args, kwargs))
         return func(*args, **kwargs)
+
+
+DTYPE = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
 
 
 def _promote(leaf: Any) -> Any:

@@ -75,7 +75,7 @@ class Verifier:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.model = prepare_for_parity(self.model, self.seed)
+        self.model = prepare_for_parity(self.model, self.seed, cast=False)
         self.last_problem = ''
 
     def run(self) -> SearchSpace:
