@@ -37,16 +37,18 @@ class CSPLayerWithTwoConvAdapter(Adapter):
 class YOLORepVGGBlockAdapter(Adapter):
     """Parallel branches, in whose stead one convolution is built when the network is deployed.
 
-    A block with a norm of its input among its branches can be removed.
+    A block with a norm of its input among its branches can be removed, unless it is part of one that can.
     """
 
     adapts = 'mmyolo.models.layers.yolo_bricks.RepVGGBlock'
     only_masked = True
+    is_part = False
 
     def forward(self, inputs: Tensor) -> Tensor:
         """As the module; inputs is (B, C, H, W)."""
         out: Tensor = super().forward(inputs)
-        return out if getattr(self, 'rbr_identity', None) is None else keeps_identity(out, inputs)
+        removable = getattr(self, 'rbr_identity', None) is not None and not self.is_part
+        return keeps_identity(out, inputs) if removable else out
 
     def resized(self, old: Shapes) -> None:
         """The sizes of that convolution are those of a branch."""
@@ -56,10 +58,15 @@ class YOLORepVGGBlockAdapter(Adapter):
 
 @ADAPTERS.register_module()
 class BottleRepAdapter(Adapter):
-    """YOLOv6's bottleneck, which scales its identity by a learnt factor."""
+    """YOLOv6's bottleneck, which scales its identity by a learnt factor; it goes or stays as a whole."""
 
     adapts = 'mmyolo.models.layers.yolo_bricks.BottleRep'
     only_masked = True
+
+    def setup(self) -> None:
+        """State that its convolutions are parts of it."""
+        if self.shortcut:
+            self.conv1.is_part = self.conv2.is_part = True
 
     def forward(self, x: Tensor) -> Tensor:
         """As the module; x is (B, C, H, W)."""
