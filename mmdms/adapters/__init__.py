@@ -5,6 +5,7 @@ from . import channel_attention as channel_attention
 from . import conformer as conformer
 from . import convnets as convnets
 from . import deformable as deformable
+from . import detection_layers as detection_layers
 from . import detr as detr
 from . import edgenext as edgenext
 from . import eva02 as eva02

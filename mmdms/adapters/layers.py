@@ -74,3 +74,14 @@ class PReLUAdapter(Adapter):
     def resized(self, old: Shapes) -> None:
         """The number of slopes follows the weight."""
         self.num_parameters = self.weight.numel()
+
+
+@ADAPTERS.register_module()
+class EmbeddingAdapter(Adapter):
+    """Embeddings."""
+
+    adapts = nn.Embedding
+
+    def resized(self, old: Shapes) -> None:
+        """The number of vectors and their width follow the weight."""
+        self.num_embeddings, self.embedding_dim = self.weight.shape

@@ -1,49 +1,12 @@
-"""TNT, and mmcv's attention, with which it is built."""
+"""TNT."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import ADAPTERS
-from .attention import SelfAttention
 from .base import Adapter
-
-
-@ADAPTERS.register_module()
-class MMCVAttentionAdapter(SelfAttention):
-    """mmcv's ``MultiheadAttention`` around PyTorch's, where it attends to its own input."""
-
-    adapts = 'mmcv.cnn.bricks.transformer.MultiheadAttention'
-
-    def setup(self) -> None:
-        """Widths of a head, and the scale, which stays that of the supernet."""
-        width = self.embed_dims // self.num_heads
-        self.qk_dims, self.v_dims, self.scale = width, width, width**-0.5
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor | None = None,
-        value: Tensor | None = None,
-        identity: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """As the module; query is (B, N, C), or (N, B, C)."""
-        inner = self.attn
-        others = [key, value, inner.bias_k, *args, *kwargs.values()]
-        if any(other is not None for other in others) or inner.in_proj_weight is None or inner.add_zero_attn:
-            return super().forward(query, key, value, identity, *args, **kwargs)
-        x = query if self.batch_first else query.transpose(0, 1)
-        q, k, v = self.qkv_heads(F.linear(x, inner.in_proj_weight, inner.in_proj_bias))
-        dropout = inner.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
-        out = inner.out_proj(mixed.transpose(1, 2).flatten(2))
-        out = out if self.batch_first else out.transpose(0, 1)
-        return (query if identity is None else identity) + self.dropout_layer(self.proj_drop(out))
 
 
 @ADAPTERS.register_module()

@@ -80,7 +80,10 @@ class SearchSpaceBuilder:
             if not met.any():
                 continue
             dim = _single_dim(classes, met)
-            clash = any(axis.parameter == name for axis in self.trace.axes.values())
+            known = [axis for axis in self.trace.axes.values() if axis.parameter == name]
+            if known and all(self._same_vector(axis, classes) for axis in known):
+                continue  # a bias that some calls add by themselves, as they do for inputs that are not contiguous
+            clash = bool(known)
             if clash or dim is None:
                 why = (
                     'is used both as a weight and elementwise'
@@ -95,6 +98,10 @@ class SearchSpaceBuilder:
         for axis in self.trace.axes.values():
             if axis.parameter in self.trace.opaque:
                 self.frozen_labels.append((axis.labels, self.trace.opaque[axis.parameter]))
+
+    def _same_vector(self, axis: Axis, classes: np.ndarray) -> bool:
+        """Whether an axis is that of a vector whose entries, used elementwise, are of these classes (n,)."""
+        return axis.role == 'through' and np.array_equal(self.classes.of(axis.labels), classes)
 
     def _factors(self, labels: Tensor) -> set[int]:
         """Every class that some label is, or is a product of; that of label 0 left out."""

@@ -30,7 +30,9 @@ SKIPPED = {
 }  # fmt: skip
 """Operations whose values are not needed to know their shape, and that take nearly all the time."""
 
-COSTED = SKIPPED | {aten.mean, aten._adaptive_avg_pool2d, aten.upsample_bilinear2d, aten.upsample_nearest2d}
+RESAMPLES = {aten.upsample_bilinear2d, aten.upsample_nearest2d, aten.grid_sampler_2d}
+
+COSTED = SKIPPED | RESAMPLES | {aten.mean, aten._adaptive_avg_pool2d}
 """Every operation that a rule may find a cost for."""
 
 
@@ -50,7 +52,7 @@ def work(packet: Any, args: Sequence[Any], out: Any) -> int:
     if packet is aten.convolution:
         transposed = bool(args[6])
         return int(args[0].numel() if transposed else out.numel())
-    if packet in (aten.upsample_bilinear2d, aten.upsample_nearest2d):
+    if packet in RESAMPLES:
         return int(out.numel())
     return int(args[0].numel())
 

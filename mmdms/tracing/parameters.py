@@ -57,3 +57,18 @@ class ParameterIndex:
                 free.remove(match)
             dims.append(match)
         return None if free else ParameterView(name, tuple(dims))
+
+    def rows(self, tensor: Tensor) -> tuple[str, int] | None:
+        """Name and first row of a matrix of which ``tensor`` (in, n) shows n whole rows, transposed; None otherwise.
+
+        Attention that keeps the projections of queries, keys and values in one matrix reads it so.
+        """
+        owner = self.owner(tensor)
+        if owner is None:
+            return None
+        name, parameter = owner
+        if parameter.dim() != 2 or tensor.dim() != 2 or not parameter.is_contiguous():
+            return None
+        first, rest = divmod(int(tensor.storage_offset() - parameter.storage_offset()), parameter.size(1))
+        fits = tensor.stride(0) == 1 and tensor.stride(1) == parameter.size(1) and tensor.size(0) == parameter.size(1)
+        return (name, first) if fits and rest == 0 else None

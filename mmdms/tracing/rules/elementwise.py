@@ -92,6 +92,12 @@ rule(
 )(pointwise)  # fmt: skip
 
 
+@rule(aten.zeros_like, aten.ones_like, aten.full_like)
+def constant_like(t: Tracer, call: Call) -> Tensor:
+    """A constant of the size of another tensor: each position goes with that of the other."""
+    return t.elementwise_labels(call.args[0])
+
+
 @rule(aten.clone, aten.contiguous, aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.bernoulli_)
 def same(t: Tracer, call: Call) -> Tensor:
     """The same values, in a tensor of their own or not."""
@@ -133,9 +139,8 @@ def fill_(t: Tracer, call: Call) -> Tensor:
 
 @rule(
     aten.empty, aten.zeros, aten.ones, aten.full, aten.arange, aten.linspace, aten.rand, aten.randn,
-    aten.scalar_tensor, aten.empty_like, aten.zeros_like, aten.ones_like, aten.full_like, aten.rand_like,
-    aten.randn_like, aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full,
-    aten.empty_strided, aten.new_empty_strided,
+    aten.scalar_tensor, aten.empty_like, aten.rand_like, aten.randn_like,
+    aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty_strided, aten.new_empty_strided,
 )  # fmt: skip
 def constant(t: Tracer, call: Call) -> None:
     """A new tensor that carries no element (its size is fixed until an operation says otherwise)."""

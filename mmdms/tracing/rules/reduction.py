@@ -42,6 +42,8 @@ def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
         return None
     if pools:
         _pool_cost(t, x, labels)
+    if not x.numel():
+        return None
     for dim in dims:
         labels = labels.narrow(dim, 0, 1)
     if out.dim() != x.dim():
@@ -82,6 +84,33 @@ def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
     elif packet is aten.upsample_nearest2d:
         _pool_cost(t, out, compact(labels).expand(out.shape))
     return [compact(labels).expand(out.shape)]
+
+
+@rule(aten.cumsum, aten.cumprod, aten.cummax, aten.cummin)
+def accumulate(t: Tracer, call: Call) -> Tensor:
+    """What lies before a position, added up or compared."""
+    labels = t.elementwise_labels(call.args[0])
+    if call.arg(1, 'dim') % max(labels.dim(), 1) in varying_dims(labels):
+        t.freeze(labels, f'is mixed with other channels by {call.func}')
+        return no_labels(labels.shape)
+    return labels
+
+
+@rule(aten.grid_sampler_2d)
+def sample(t: Tracer, call: Call) -> Tensor:
+    """Maps (B, C, H, W) read at the points of a grid (B, h, w, 2); both may carry heads along their batch."""
+    x, grid = call.args[:2]
+    labels, where = t.elementwise_labels(x), t.elementwise_labels(grid)
+    if any(dim > 0 for dim in varying_dims(where)):
+        t.freeze(where, f'is a coordinate of {call.func}')
+    elif bool(compact(where).any()):
+        t.store.inside(compact(where), compact(labels))
+    if any(dim > 1 for dim in varying_dims(labels)):
+        t.freeze(labels, f'is mixed with other elements by {call.func}')
+        return no_labels(call.out.shape)
+    counted = compact(labels).flatten()
+    t.cost(4 * call.out.numel() / counted.numel(), counted)
+    return compact(labels).expand(call.out.shape)
 
 
 @rule(aten._fft_r2c, aten._fft_c2r, aten._fft_c2c)

@@ -129,12 +129,14 @@ def _contract(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | N
     view = t.parameters.view(weight)
     known_in, known_out = view.dims if view is not None else (None, None)
     if view is None:
-        return _activations(t, call, x, weight, bias)
+        part = t.parameters.rows(weight)
+        return _activations(t, call, x, weight, bias) if part is None else _rows(t, call, x, weight, bias, *part)
     dims = {0, 1} - {known_in, known_out}
     in_dim = known_in if known_in is not None else (dims.pop() if dims else 0)
     out_dim = known_out if known_out is not None else 1 - in_dim
-    rows = _only_rows(t.labels(x))
-    incoming = no_labels((x.size(1),)) if rows is not None else t.store.along(t.labels(x), 1)
+    labels = t.elementwise_labels(x)  # embeddings of queries are parameters themselves
+    rows = _only_rows(labels)
+    incoming = no_labels((x.size(1),)) if rows is not None else t.store.along(labels, 1)
     outgoing = t.known_axis(view.name, out_dim)
     if outgoing is None:
         outgoing = t.store.fresh(weight.size(1))
@@ -147,6 +149,22 @@ def _contract(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | N
     t.cost(weight.numel(), rows)
     t.freeze(outgoing, 'is given out for every channel anew, by a layer that mixes positions')
     return expand_along(rows, 0, call.out.shape)
+
+
+def _rows(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, first: int) -> Tensor:
+    """x (rows, in) times some rows of a parameter, from row ``first`` on, transposed to weight (in, out)."""
+    whole = t.known_axis(name, 0)
+    if whole is None:
+        parameter = t.parameters.owner(weight)
+        assert parameter is not None
+        whole = t.store.fresh(len(parameter[1]))
+        t.axis(name, 0, whole, 'out')
+    outgoing = whole[first : first + weight.size(1)]
+    incoming = t.store.along(t.elementwise_labels(x), 1)
+    t.axis(name, 1, incoming, 'in')
+    _vector(t, bias, outgoing)
+    t.cost(x.size(0), incoming, outgoing)
+    return expand_along(outgoing, 1, call.out.shape)
 
 
 def _only_rows(labels: Tensor) -> Tensor | None:
