@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 import yaml
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from mmdms.commands.search_config import build_algorithm
 from mmdms.engine import BudgetHook, DMSOptimWrapperConstructor
 from mmdms.export.export import retrain_config
 from mmdms.export.subnet import without_pretrained
 from mmdms.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmdms.utils.architecture import build_architecture
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 40
+YOLOV8_N = 4400998400  # multiply-accumulates at 640x640
 FILES = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 SEARCHES = [path for path in FILES if path.name.startswith('dms-')]
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))['Import']
@@ -31,9 +33,14 @@ def has_windows(config):
     return config.model.architecture.backbone.type == 'SwinTransformer'
 
 
+def is_detector(config):
+    return 'bbox_head' in config.model.get('architecture', config.model)
+
+
 def load(path):
     config = Config.fromfile(path)
-    if 'input_shape' in config.model and config.model.input_shape[1] > 64 and not has_windows(config):
+    large = 'input_shape' in config.model and config.model.input_shape[1] > 64
+    if large and not is_detector(config) and not has_windows(config):  # detectors are traced on small images anyway
         config.model.input_shape = (3, 64, 64)  # the same units, traced in a fraction of the time
     return config
 
@@ -51,7 +58,7 @@ def test_is_short(path):
 def test_builds(path):
     config = load(path)
     init_default_scope(config.default_scope)
-    model = MODELS.build({'data_preprocessor': config.data_preprocessor, **without_pretrained(config.model)})
+    model = build_architecture(without_pretrained(config.model), config.get('data_preprocessor'))
     assert parameters(model) == LISTED[relative(path)]['Metadata']['Parameters']
 
 
@@ -63,7 +70,11 @@ def test_search_builds(path):
     assert parameters(algorithm.architecture) == listed['Parameters']
     heads = {'heads'} if any(name in path.name for name in ('deit', 'swin')) else set()
     assert {unit.kind for unit in algorithm.mutator.space.units} == {'channels', 'depth'} | heads
-    assert [frozen.reason for frozen in algorithm.mutator.space.frozen] == ['reaches an output of the network']
+    reasons = [frozen.reason for frozen in algorithm.mutator.space.frozen]
+    if not is_detector(config):
+        assert reasons == ['reaches an output of the network']
+    else:  # YOLOv8's output is an expectation over what its head gives
+        assert set(reasons) <= {'reaches an output of the network', 'is normalised by aten._softmax.default'}
 
     share = config.model.mutator.budget.target
     assert path.name.startswith(f'dms-{round(100 * share)}_')
@@ -76,7 +87,10 @@ def test_search_builds(path):
 def test_search_moves_its_structure(path):
     config = load(path)
     assert OPTIM_WRAPPER_CONSTRUCTORS.get(config.optim_wrapper.constructor) is DMSOptimWrapperConstructor
-    assert [HOOKS.get(hook.type) for hook in config.custom_hooks] == [BudgetHook]
+    inherited = ['EMAHook'] if any(name in path.name for name in ('yolo', 'rtmdet')) else []
+    inherited += ['PipelineSwitchHook'] if any(name in path.name for name in ('yolov8', 'rtmdet')) else []
+    hooks = [hook.type.rpartition('.')[2] for hook in config.custom_hooks]
+    assert HOOKS.get(config.custom_hooks[0].type) is BudgetHook and hooks[1:] == inherited
     assert 'mmdms' in config.custom_imports.imports
 
 
@@ -84,9 +98,34 @@ def test_search_moves_its_structure(path):
 def test_retraining_has_nothing_of_the_search(path):
     config = load(path)
     found = Config(retrain_config(config, dict(type='mmdms.Subnet'), 'scratch'))
-    assert 'constructor' not in found.optim_wrapper and found.custom_hooks == []
+    assert found.optim_wrapper.get('constructor') == config.optim_wrapper.get('base_constructor')
+    assert 'BudgetHook' not in str(found.custom_hooks) and len(found.custom_hooks) == len(config.custom_hooks) - 1
     wanted = config.get('retrain', config).train_cfg.max_epochs
     assert found.train_cfg.max_epochs == wanted
+
+
+@pytest.mark.parametrize(
+    'path', [path for path in SEARCHES if 'yolo' in path.name or 'rtmdet' in path.name], ids=relative
+)
+def test_retraining_switches_mosaic_off_before_its_own_end(path):
+    found = Config(retrain_config(load(path), dict(type='mmdms.Subnet'), 'scratch'))
+    epochs = found.train_cfg.max_epochs
+    for schedule in (load(path), found):
+        for hook in schedule.custom_hooks:
+            if 'switch_epoch' in hook:
+                assert 0.7 * schedule.train_cfg.max_epochs < hook.switch_epoch < schedule.train_cfg.max_epochs
+    if 'yolo' in path.name:
+        assert found.default_hooks.param_scheduler.max_epochs == epochs
+        assert load(path).default_hooks.param_scheduler.max_epochs == load(path).train_cfg.max_epochs
+
+
+def test_yolov8_is_searched_down_to_its_sibling():
+    folder = 'configs/digits_detection'
+    target = LISTED[f'{folder}/dms-34_yolov8_s-narrow_b16-20e_digits-coco.py']['Metadata']['Target FLOPs']
+    sibling = LISTED[f'{folder}/yolov8_n-narrow_b16-20e_digits-coco.py']['Metadata']['FLOPs']
+    assert 0.999 * sibling < target <= sibling
+    target = LISTED['configs/dms/dms-31_yolov8_s_syncbn_fast_8xb16-100e_coco.py']['Metadata']['Target FLOPs']
+    assert 0.999 * YOLOV8_N < target <= YOLOV8_N
 
 
 def test_metafiles_list_every_config():
