@@ -17,6 +17,7 @@ from mmdms.export.parity import _float64, prepare_for_parity
 from mmdms.export.slim import slim
 from mmdms.export.subnet import without_pretrained
 from mmdms.masking import Masks
+from mmdms.models.algorithms import DMSAlgorithm
 from mmdms.structure import Structure
 from mmdms.utils.architecture import build_architecture, tensor_forward
 from mmdms.utils.config import load_config
@@ -230,3 +231,19 @@ def test_trains_with_its_own_losses(name):
     reached = torch.zeros(len(space.units)).index_add(0, space.unit_of_element, values.grad.abs())
     unreached = [unit.name for unit, total in zip(space.units, reached.tolist(), strict=True) if total == 0]
     assert not [name for name in unreached if not name.startswith('bbox_head.')]
+
+
+@pytest.mark.parametrize('name', ['yolov7-p6', 'yolov8'])
+def test_searched_by_the_algorithm(name):
+    """FLOPs are those of the input shape, without what only training has; the detector's losses come with ours."""
+    config, model = family(name)
+    shape = (3, 192, 256)
+    mutator = dict(type='mmdms.DMSMutator', budget=dict(metric='flops', target=0.5))
+    algorithm = DMSAlgorithm(copy.deepcopy(model), mutator, shape)
+    space = algorithm.mutator.space
+    assert space.cost('flops', torch.ones(space.num_elements)) == flops(model.eval(), (noise(1, *shape),))
+    algorithm.mutator.set_progress(0.5)
+    losses = losses_of(algorithm, batch(config, model, 2 * SIZE))
+    assert {'loss_cls', 'loss_bbox', 'budget_loss'} <= set(losses) and float(losses['budget_loss']) > 0
+    assert any('backbone' in key for key in finite_gradients(algorithm, losses))
+    assert algorithm.mutator._gradient is not None
