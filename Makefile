@@ -1,6 +1,7 @@
 # make demo   search, export and retrain a real network on real images
+# make demo-detection  the same for a detector (YOLOv8; about a quarter of an hour)
 # make test   run the tests
-# make sweep  take every family of mmpretrain's zoo through mmdms (half an hour; goes on where it was)
+# make sweep  take every family of the zoos through mmdms (an hour; goes on where it was)
 # Each sets up .venv first (several minutes: mmcv is compiled), and only once.
 
 PYTHON ?= python3.11
@@ -11,7 +12,7 @@ STAMP := .venv/.installed
 # ten times as fast where another process wants the same cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: venv demo test sweep lint benchmark-deps clean
+.PHONY: venv demo demo-detection test sweep lint benchmark-deps clean
 
 venv: $(STAMP)
 
@@ -32,6 +33,9 @@ $(STAMP): requirements/build.txt requirements/openmmlab.txt requirements/runtime
 
 demo: venv
 	$(BIN)/python tools/demo.py
+
+demo-detection: venv
+	$(BIN)/python tools/demo_detection.py
 
 test: venv
 	$(BIN)/python -m pytest tests
