@@ -174,6 +174,8 @@ class _Promote(TorchFunctionMode):
         if func == DTYPE:  # a forward that casts to the type of its weights
             found = func(*args)
             return torch.float64 if found.is_floating_point else found
+        if func is torch.Tensor.float:  # a forward that wants at least single precision
+            return args[0].double()
         if not func.__name__.endswith('_'):  # written in place, an operand must stay itself; attributes need no cast
             args, kwargs = tree_map(_promote, (args, kwargs))
         return func(*args, **kwargs)

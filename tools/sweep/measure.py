@@ -19,7 +19,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from mmdms.api import build_search_space
+from mmdms.api import build_model_space
 from mmdms.export.export import plain_state, retrain_config
 from mmdms.export.parity import check_parity, prepare_for_parity
 from mmdms.export.slim import slim
@@ -30,6 +30,7 @@ from mmdms.structure import Structure
 from mmdms.tracing.search_space import SearchSpace
 from mmdms.utils.architecture import build_architecture, tensor_forward
 from mmdms.utils.config import load_config
+from mmdms.utils.example import example_of
 from mmdms.utils.input_shape import infer_input_shape
 
 from .training import training_step
@@ -75,11 +76,11 @@ def measure(
     shape = entry.input_shape or infer_input_shape(config)
     record['input_shape'] = list(shape)
     model = build(config)
-    inputs = (torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)),)
+    inputs = example_of(model, shape).inputs
 
     begin('trace')
     since, wall = time.process_time(), time.perf_counter()
-    space = build_search_space(model, inputs, forward=tensor_forward)
+    space = build_model_space(model, shape)
     # Of the processor, so that what else the machine does is no part of it.
     record['trace_seconds'] = time.process_time() - since
     record['trace_wall_seconds'] = time.perf_counter() - wall
@@ -101,9 +102,11 @@ def measure(
         row['parity'] = check_parity(model, space, structure, inputs, tensor_forward).to_dict()
         if seed == seeds[0] and reload:
             begin('export and reload')
-            row['reload'] = export_and_reload(config, model, space, structure, inputs[0])
+            row['reload'] = export_and_reload(config, model, space, structure, inputs)
         begin(f'training step, seed {seed}')
-        row['loss'], row['not_trained'] = training_step(slim(model, space, structure), shape, seed)
+        row['loss'], row['not_trained'] = training_step(
+            slim(model, space, structure), config, inputs[0].shape[1:], seed
+        )
         record['seeds'].append(row)
     begin('slice and compare, all blocks in place')
     # Half of one block is none: the widths of a block that is alone in its stage were not compared yet.
@@ -125,7 +128,7 @@ def build(config: Config) -> nn.Module:
 
 
 def export_and_reload(
-    config: Config, model: nn.Module, space: SearchSpace, structure: Structure, inputs: Tensor
+    config: Config, model: nn.Module, space: SearchSpace, structure: Structure, inputs: tuple[Tensor, ...]
 ) -> dict[str, float]:
     """Write what ``tools/prune.py`` would; load and run it in a fresh process.
 
@@ -141,7 +144,7 @@ def export_and_reload(
     supernet = prepare_for_parity(model).float()
     subnet = slim(supernet, space, structure)
     with torch.no_grad():
-        expected = [t for t in tree_flatten(tensor_forward(subnet)(inputs))[0] if isinstance(t, Tensor)]
+        expected = [t for t in tree_flatten(tensor_forward(subnet)(*inputs))[0] if isinstance(t, Tensor)]
     found = subnet_config(config.model, supernet, subnet, space, space.mask(structure))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / 'export'

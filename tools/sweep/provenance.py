@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-PACKAGES = ('mmdms', 'mmpretrain', 'mmengine', 'mmcv', 'torch')
+PACKAGES = ('mmdms', 'mmpretrain', 'mmdet', 'mmyolo', 'mmengine', 'mmcv', 'torch')
 
 
 def provenance() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Load an export as its user would, in a process that knows only mmengine and the export.
+"""Load an export as its user would, in a process of its own.
 
 ``python reload.py FOLDER`` prints, as JSON, how far the output is from the one in ``FOLDER/sample.pth``.
 """
@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from torch.utils._pytree import tree_flatten
+
+from mmdms.utils.architecture import tensor_forward
 
 
 def main(folder: Path) -> None:
@@ -27,8 +30,8 @@ def main(folder: Path) -> None:
         raise RuntimeError(f'state and network differ: unexpected {keys.unexpected_keys}, missing {lacking}')
     torch.set_num_threads(1)
     with torch.no_grad():
-        found = model.eval()(sample['inputs'], mode='tensor')
-    found = [found] if isinstance(found, torch.Tensor) else list(found)
+        outputs = tensor_forward(model.eval())(*sample['inputs'])
+    found = [leaf for leaf in tree_flatten(outputs)[0] if isinstance(leaf, torch.Tensor)]
     pairs = list(zip(found, sample['expected'], strict=True))
     print(
         json.dumps(

@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from .gates import FRACTION, PARITY, PEAK_MB, RELOAD, TRACE_SECONDS, cut, misses, parity_of
+from .provenance import PACKAGES
 from .zoo import Entry
 
 OUTPUT = 'reaches an output of the network'
@@ -19,16 +20,18 @@ HEADS = ('model', 'kind', 'input', 'FLOPs', 'units', 'elements', 'head units', '
 PAGE = """\
 # Coverage
 
-What mmdms does with every family of image classifiers in mmpretrain's zoo. Written by a command; do not edit.
+What mmdms does with every family of image classifiers in mmpretrain's zoo, of detectors in mmyolo's, and with the main
+families of mmdet's. Written by a command; do not edit.
 
 ```shell
 python tools/sweep_zoo.py --out work_dirs/sweep.jsonl                             # or: make sweep
 python tools/sweep_zoo.py --out work_dirs/sweep.jsonl --report docs/coverage.md
 ```
 
-The networks are those of [`tools/sweep/mmpretrain.txt`](../tools/sweep/mmpretrain.txt): the smallest member of every
-family, built without pretrained weights. [`tools/sweep/left_out.txt`](../tools/sweep/left_out.txt) says what is left
-out and why. The records of this page are in [`docs/results/coverage.jsonl`](results/coverage.jsonl).
+The networks are those of [`tools/sweep/mmpretrain.txt`](../tools/sweep/mmpretrain.txt) and
+[`tools/sweep/detectors.txt`](../tools/sweep/detectors.txt): the smallest member of every family, built without
+pretrained weights. [`tools/sweep/left_out.txt`](../tools/sweep/left_out.txt) says which classifiers are left out and
+why. The records of this page are in [`docs/results/coverage.jsonl`](results/coverage.jsonl).
 
 Each network is traced and its space verified. Then, for each of {seeds} seeds, half of every unit is removed at
 random, heads and blocks included; the network is sliced for real, compared with its masks in float64, and trained for
@@ -36,17 +39,22 @@ one step with the config's own preprocessing, augmentation and loss. The export 
 `tools/prune.py` writes it and loaded by a fresh process. Half of one block is none, so the widths of the first seed
 are compared once more with all blocks in place.
 
+Detectors are compared, and trained for a step, on images of 128 pixels where they run on such; FLOPs count at the
+size in the table. What is compared are the raw outputs of their heads: those of the dense head, or of the region
+proposal network and of the RoI head on given proposals (20 to compare, as many as a test keeps to count FLOPs).
+
 {verdict}
 
 - **FLOPs**: multiply-accumulates of one input of the size in the table, as mmengine counts them.
 - **prunable FLOPs**: the share that goes when every unit is at its minimum. Gate: at least {convolutional} in
   convolutional networks, {transformer} in transformers, {hybrid} in hybrids (convolutions with attention, and what is
-  neither: MLPs over tokens, graphs).
+  neither: MLPs over tokens, graphs), {one_stage} in one-stage detectors, {two_stage} in two-stage ones and {detr} in
+  those of the DETR family.
 - **parity**: largest difference of the sliced from the masked network, as a share of the largest output; the worst of
   the seeds. Gate: at most {parity:g}.
 - **trace**: processor seconds to trace and verify. Gate: below {seconds:g}.
-- **memory**: peak of the whole process (interpreter and libraries, trace, float64 copies, training step), in brackets
-  its peak when the trace was done. Gate: the whole below {memory:g} GB.
+- **memory**: peak of the process, interpreter and libraries included, when the space was traced and verified, and in
+  brackets at the end (export, training step). Gate of classifiers: the first below {memory:g} GB.
 - Also held to gates: the loss is finite; the reloaded export computes what the sliced network computes, to {reload:g}
   of the largest output.
 
@@ -58,7 +66,7 @@ are compared once more with all blocks in place.
 {remarks}
 ## What is frozen
 
-What stays as it is, with the reason. "{output}" is left out: it holds for every classifier, whose classes stay. A
+What stays as it is, with the reason. "{output}" is left out: it holds for the last layer of every network. A
 layer whose number is written as `*` stands for as many as are counted; sizes in a reason are those of the first.
 
 {frozen}
@@ -95,7 +103,7 @@ def make_report(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> 
         memory=PEAK_MB / 1000,
         reload=RELOAD,
         output=OUTPUT,
-        **{kind: f'{gate:.2f}' for kind, gate in FRACTION.items()},
+        **{kind.replace('-', '_'): f'{gate:.2f}' for kind, gate in FRACTION.items()},
     )
 
 
@@ -128,7 +136,7 @@ def _machine(records: Sequence[dict[str, Any]]) -> str:
     def all_of(key: str) -> str:
         return ', '.join(sorted({str(record[key]) for record in records if record.get(key)}))
 
-    versions = [f'{name} {all_of(f"{name}_version")}' for name in ('mmdms', 'mmpretrain', 'mmengine', 'mmcv', 'torch')]
+    versions = [f'{name} {all_of(f"{name}_version")}' for name in PACKAGES]
     versions[0] += f' (commit {all_of("commit")})'
     text = f'Measured {all_of("date")} with {", ".join(versions)}, on {all_of("machine")}, {all_of("threads")} thread.'
     sources = len({record.get('source') for record in records})
@@ -157,7 +165,7 @@ def _row(record: dict[str, Any]) -> list[str]:
         cut(record['prunable_flops_fraction']),
         f'{parity_of(record):.0e}' if record['seeds'] else '–',
         f'{record["trace_seconds"]:.1f} s',
-        f'{peak} ({record["trace_mb"] / 1000:.2f}) GB',
+        f'{record["trace_mb"] / 1000:.2f} ({peak}) GB',
         gates,
     ]
 

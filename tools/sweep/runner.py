@@ -103,5 +103,5 @@ def progress(record: dict[str, Any]) -> str:
     return (
         f'{record["config"]}: {record["prunable_flops_fraction"]:.3f} prunable, parity '
         f'{parity_of(record):.0e}, traced in {record["trace_seconds"]:.1f} s, '
-        f'{record["peak_mb"] / 1000:.2f} GB: {verdict}'
+        f'{record["trace_mb"] / 1000:.2f} GB: {verdict}'
     )

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
-from mmpretrain.structures import DataSample
+from mmengine.registry import FUNCTIONS
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
+from mmdms.utils.detection import is_detector
+
+OBJECTS = ((0.1, 0.1, 0.6, 0.5), (0.3, 0.4, 0.9, 0.9))
+"""Boxes of the objects on an image, as shares of its width and height."""
+
 
 def training_step(
-    model: BaseModel, input_shape: tuple[int, int, int], seed: int = 0, batch: int = 2
+    model: BaseModel, config: Config, input_shape: tuple[int, int, int], seed: int = 0, batch: int = 2
 ) -> tuple[float, str]:
     """Preprocess random images and labels, run backward and the optimizer; the model is changed.
 
@@ -22,7 +30,8 @@ def training_step(
     step in evaluation mode, on the cross entropy of their output.
 
     Args:
-        model: an mmpretrain classifier, with its data preprocessor.
+        model: a classifier or detector, with its data preprocessor.
+        config: of the network; it says how samples become a batch.
         input_shape: ``(channels, height, width)`` of an image.
         seed: of images, labels and what the model draws.
         batch: number of images; at least 2, for the batch norms.
@@ -35,10 +44,16 @@ def training_step(
     """
     torch.manual_seed(seed)
     np.random.seed(seed)  # mixup and the like draw from it
-    data = dict(
-        inputs=[torch.randint(0, 256, input_shape, dtype=torch.uint8) for _ in range(batch)],
-        data_samples=[DataSample().set_gt_label(index) for index in range(batch)],
-    )
+    images = [torch.randint(0, 256, input_shape, dtype=torch.uint8) for _ in range(batch)]
+    sample = _detections if is_detector(model) else _label
+    samples = [dict(inputs=image, data_samples=sample(image, index)) for index, image in enumerate(images)]
+    importlib.import_module(f'{config.default_scope}.datasets')  # registers the scope's ways to collate
+    collate = (config.get('train_dataloader') or {}).get('collate_fn') or dict(type='pseudo_collate')
+    if collate['type'] != 'pseudo_collate' and is_detector(model):  # mmyolo's batches hold masks as tensors
+        for row in samples:
+            objects = row['data_samples'].gt_instances
+            objects.masks = objects.masks.to_tensor(torch.bool, 'cpu')
+    data = FUNCTIONS.get(collate['type'])(samples)
     optimizer = OptimWrapper(SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3))
     try:
         loss, refusal = model.train().train_step(data, optimizer)['loss'].item(), ''
@@ -48,6 +63,36 @@ def training_step(
         if not torch.isfinite(parameter).all():
             raise FloatingPointError(f'{name} is not finite after a step of training')
     return loss, refusal
+
+
+def _label(image: Tensor, index: int) -> Any:
+    from mmpretrain.structures import DataSample
+
+    return DataSample().set_gt_label(index)
+
+
+def _detections(image: Tensor, index: int) -> Any:
+    """Two objects with boxes and masks, and a map of classes."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData, PixelData
+
+    height, width = image.shape[1:]
+    boxes = torch.tensor(OBJECTS) * torch.tensor([width, height, width, height])
+    masks = np.zeros((len(boxes), height, width), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    known = dict(
+        img_id=index, img_path='', img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0),
+        flip=False, flip_direction=None,
+    )  # fmt: skip
+    objects = InstanceData(
+        bboxes=HorizontalBoxes(boxes), labels=torch.arange(len(boxes)), masks=BitmapMasks(masks, height, width)
+    )
+    found = DetDataSample(metainfo=known, gt_instances=objects)
+    found.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(masks.max(0, keepdims=True)).long())
+    return found
 
 
 def _evaluation_step(model: BaseModel, data: dict[str, Any], optimizer: OptimWrapper) -> float:

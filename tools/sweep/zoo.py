@@ -8,7 +8,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 ZOO = FOLDER / 'mmpretrain.txt'
 LEFT_OUT = FOLDER / 'left_out.txt'
-KINDS = ('convolutional', 'transformer', 'hybrid')
+DETECTORS = FOLDER / 'detectors.txt'
+KINDS = ('convolutional', 'transformer', 'hybrid', 'one-stage', 'two-stage', 'detr')
 
 
 @dataclass(frozen=True)
