@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapters.base import adapt, groups, streams
+from .adapters.base import adapt, fused, groups, streams
 from .errors import GeometryError
 from .export.verify import Verifier
 from .tracing.builder import SearchSpaceBuilder
@@ -65,7 +65,7 @@ def build_search_space(
     found = trace(probe, arguments, call)
     if flops_inputs is not None:
         scale_costs(found, call, _arguments(flops_inputs))
-    found.together, found.streams = groups(probe), streams(probe)
+    found.together, found.streams, found.fused = groups(probe), streams(probe), fused(probe)
     del probe, call
     gc.collect()  # networks whose hooks are methods of their own hold themselves: a large copy would stay
     space = SearchSpaceBuilder(model, found, include, exclude).build()

@@ -37,12 +37,14 @@ class Adapter(_Mixin):
         only_masked: the adapter is needed for masks alone; subnets keep the module's own forward.
         together: name of a child that holds blocks -> how many neighbours in it go or stay together.
         streams: of a block that hands on its first arguments in a tuple, their number.
+        fused: names of children that a deployment fuses into others; they cost nothing.
     """
 
     adapts: ClassVar[type[nn.Module] | str]
     only_masked: ClassVar[bool] = False
     together: ClassVar[dict[str, int]] = {}
     streams: ClassVar[int] = 1
+    fused: ClassVar[tuple[str, ...]] = ()
 
     def setup(self) -> None:
         """Add the attributes that ``forward`` needs, before anything shrinks. Called once."""
@@ -226,6 +228,24 @@ def groups(model: nn.Module) -> dict[str, int]:
             for child, size in adapter.together.items():
                 found[f'{name}.{child}' if name else child] = size
     return found
+
+
+def fused(model: nn.Module) -> set[str]:
+    """Names of the modules that a deployment fuses into others."""
+    return {
+        f'{name}.{child}' if name else child
+        for name, module in model.named_modules()
+        for adapter in adapters_of(type(module))
+        for child in adapter.fused
+        if _has(module, child)
+    }
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        return isinstance(module.get_submodule(name), nn.Module)
+    except AttributeError:
+        return False
 
 
 def _registered() -> Iterator[AnyAdapter]:

@@ -42,6 +42,7 @@ class YOLORepVGGBlockAdapter(Adapter):
 
     adapts = 'mmyolo.models.layers.yolo_bricks.RepVGGBlock'
     only_masked = True
+    fused = ('rbr_dense.bn', 'rbr_1x1', 'rbr_identity')  # mmyolo counts FLOPs of the deployed network
     is_part = False
 
     def forward(self, inputs: Tensor) -> Tensor:

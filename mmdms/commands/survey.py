@@ -107,7 +107,7 @@ def _print(result: dict[str, Any]) -> None:
     if result['uncounted']:
         operations = Counter(result['uncounted'].values())
         listed = ', '.join(f'{count} x {name}' for name, count in operations.items())
-        print(f'not counted among the FLOPs, as mmengine does not count it: {listed}')
+        print(f'not counted among the FLOPs, as OpenMMLab does not count it: {listed}')
     if 'parity' in result:
         parity = result['parity']
         print(f'pruned at random: {_size(result)}')

@@ -19,6 +19,9 @@ from .records import Axis, Trace
 from .search_space import FIXED, ModuleMask, ModuleSize, ParameterAxis, SearchSpace
 
 
+FUSED = 'branch or norm that a deployment fuses'
+
+
 class SearchSpaceBuilder:
     """Turns a trace into a search space."""
 
@@ -60,7 +63,14 @@ class SearchSpaceBuilder:
         sizes = [ModuleSize(*key, self._of(element, size.labels), size.values) for key, size in trace.sizes.items()]
         inner = [ModuleMask(*key, self._of(element, mask.labels)) for key, mask in trace.inner.items()]
         space = SearchSpace(
-            units, searched(axes), {}, [*reasons, *problems], blocks, searched(sizes), searched(inner), trace.uncounted
+            units,
+            searched(axes),
+            {},
+            [*reasons, *problems],
+            blocks,
+            searched(sizes),
+            searched(inner),
+            self._uncounted(),
         )
         space.costs = self._costs(space, element)
         return space
@@ -207,6 +217,12 @@ class SearchSpaceBuilder:
 
     # ---- cost -------------------------------------------------------------------
 
+    def _uncounted(self) -> dict[str, str]:
+        return {**self.trace.uncounted, **dict.fromkeys(sorted(self.trace.fused), FUSED)}
+
+    def _is_fused(self, module: str) -> bool:
+        return any(module == name or module.startswith(f'{name}.') for name in self.trace.fused)
+
     def _costs(self, space: SearchSpace, element: np.ndarray) -> dict[str, CostTable]:
         enclosing = {name: index for index, group in space.blocks.items() for name in group}
 
@@ -219,6 +235,8 @@ class SearchSpaceBuilder:
 
         flops = CostTableBuilder(space.units)
         for term in self.trace.costs:
+            if self._is_fused(term.module):
+                continue
             flops.add(term.coefficient, [self._of(element, labels) for labels in term.axes], gate(term.module))
         params = CostTableBuilder(space.units)
         by_name: dict[str, list[ParameterAxis]] = {}

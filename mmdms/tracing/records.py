@@ -111,6 +111,7 @@ class Trace:
     streams: dict[str, int] = field(default_factory=dict)  # blocks that hand on several of their arguments -> how many
     sizes: dict[tuple[str, str], Size] = field(default_factory=dict)
     inner: dict[tuple[str, str], InnerMask] = field(default_factory=dict)
+    fused: set[str] = field(default_factory=set)  # modules that a deployment fuses into others
     uncounted: dict[str, str] = field(default_factory=dict)
     elementwise: dict[str, tuple[Tensor, str]] = field(default_factory=dict)
     opaque: dict[str, FreezeReason] = field(default_factory=dict)

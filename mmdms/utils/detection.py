@@ -70,13 +70,15 @@ def detector_forward(model: nn.Module) -> Callable[..., Any]:
     def dense(images: Tensor) -> Any:
         return model(images, samples_of(images), mode='tensor')
 
+    detector: Any = model  # its parts are modules and methods that nn.Module does not declare
+
     def two_stage(images: Tensor, proposals: Tensor) -> Any:
         from mmengine.structures import InstanceData
 
-        features: Any = model.extract_feat(images)  # type: ignore[operator]
+        features = detector.extract_feat(images)
         found = [InstanceData(bboxes=proposals.to(images))]
-        first = model.rpn_head(features) if getattr(model, 'with_rpn', False) else ()  # type: ignore[operator]
-        return first, model.roi_head.forward(features, found, samples_of(images))  # type: ignore[union-attr, operator]
+        first = detector.rpn_head(features) if getattr(detector, 'with_rpn', False) else ()
+        return first, detector.roi_head.forward(features, found, samples_of(images))
 
     return two_stage if has_proposals(model) else dense
 
