@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import ADAPTERS
@@ -33,6 +34,17 @@ class L2NormAdapter(Adapter):
 
 
 @ADAPTERS.register_module()
+class DyReLUAdapter(Adapter):
+    """The activation of DyHead, whose four coefficients per channel its forward divides by their number."""
+
+    adapts = 'mmdet.models.layers.se_layer.DyReLU'
+
+    def resized(self, old: Shapes) -> None:
+        """The number of channels follows the layer that makes the coefficients."""
+        self.channels = self.conv2.out_channels // 4
+
+
+@ADAPTERS.register_module()
 class NonLocalAdapter(Adapter):
     """Pixels that attend to each other: what is compared and what is handed on are of widths of their own."""
 
@@ -56,6 +68,22 @@ class NonLocalAdapter(Adapter):
             weights = (weights * self.scale).softmax(-1)
         mixed = (weights @ values).transpose(1, 2).unflatten(2, tuple(x.shape[2:]))
         return x + self.conv_out(mixed)
+
+
+@ADAPTERS.register_module()
+class AbsolutePositionAdapter(Adapter):
+    """PVT adds a vector per position, resized to the map that it meets."""
+
+    adapts = 'mmdet.models.backbones.pvt.AbsolutePositionEmbedding'
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], mode: str = 'bilinear') -> Tensor:
+        """As the module; x is (B, H * W, C)."""
+        maps = self.pos_embed.unflatten(1, tuple(self.pos_shape)).permute(0, 3, 1, 2)
+        return self.drop(x + F.interpolate(maps, size=hw_shape, mode=mode).flatten(2).transpose(1, 2))
+
+    def resized(self, old: Shapes) -> None:
+        """The width follows the vectors."""
+        self.pos_dim = self.pos_embed.size(2)
 
 
 @ADAPTERS.register_module()
