@@ -18,7 +18,6 @@ from .patterns import Patterns
 from .records import Axis, Trace
 from .search_space import FIXED, ModuleMask, ModuleSize, ParameterAxis, SearchSpace
 
-
 FUSED = 'branch or norm that a deployment fuses'
 
 
