@@ -4,6 +4,7 @@ import argparse
 
 import mmdms  # noqa: F401  (checks the versions of the packages below first)
 from mmdms.commands.search_config import check_search
+from mmdms.utils.checkpoint import check_pretrained
 from mmdms.utils.cli import run_cli
 from mmdms.utils.config import load_config, require_keys
 from mmdms.utils.launch import add_runner_arguments, apply_runner_arguments, build_runner
@@ -44,6 +45,7 @@ def main() -> None:
         enable_auto_scale_lr(config)
     set_resume(config, args.resume)
     check_search(config)
+    check_pretrained(config)
     build_runner(config).train()
 
 

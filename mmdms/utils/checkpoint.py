@@ -1,10 +1,11 @@
 """Read checkpoints, with errors that say what is wrong with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdms.errors import CheckpointError
@@ -41,6 +42,36 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
     if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
         return {'state_dict': dict(content)}
     raise CheckpointError(f'checkpoint {checkpoint!r} holds no state dict: give a .pth file that training saved')
+
+
+def check_pretrained(config: Config) -> None:
+    """Raise ``CheckpointError`` unless every checkpoint that an ``init_cfg`` of the model names is to be had.
+
+    A Runner loads them too, but only after its work dir is written. What is remote is downloaded here, and lies in
+    PyTorch's cache then.
+    """
+    for position, checkpoint in _pretrained('model', config.get('model')):
+        try:
+            read_checkpoint(checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f'{position}.init_cfg starts from pretrained weights that are not to be had: {error}; '
+                f'name a checkpoint that is there, or go without: --cfg-options {position}.init_cfg=None'
+            ) from error
+
+
+def _pretrained(position: str, component: Any) -> Iterator[tuple[str, str]]:
+    """``(position, checkpoint)`` of every ``init_cfg`` of type ``'Pretrained'``."""
+    if isinstance(component, Mapping):
+        found = component.get('init_cfg')
+        for item in found if isinstance(found, (list, tuple)) else [found]:
+            if isinstance(item, Mapping) and item.get('type') == 'Pretrained' and item.get('checkpoint'):
+                yield position, item['checkpoint']
+        for key, value in component.items():
+            yield from _pretrained(f'{position}.{key}', value)
+    elif isinstance(component, (list, tuple)):
+        for index, item in enumerate(component):
+            yield from _pretrained(f'{position}.{index}', item)
 
 
 def check_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Any], checkpoint: str | Path) -> None:

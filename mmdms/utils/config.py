@@ -16,6 +16,13 @@ from mmdms.errors import ConfigError
 # registry. Others (norm_cfg, train_cfg ...) may belong to other registries.
 COMPONENT_KEYS = ('architecture', 'data_preprocessor', 'backbone', 'neck', 'head', 'rpn_head', 'roi_head', 'bbox_head')
 
+# mmdms itself needs none of these: they are imported where a config names them.
+INSTALL = {
+    'mmpretrain': 'pip install onedl-mmpretrain',
+    'mmdet': 'pip install onedl-mmdetection',
+    'mmyolo': 'pip install mmyolo onedl-mmdetection',
+}
+
 
 def load_config(name_or_path: str, cfg_options: dict | None = None) -> Config:
     """Load a config file, or a config that an installed package carries.
@@ -71,7 +78,7 @@ def _packaged_path(name: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
         raise ConfigError(
-            f'config {name!r} names package {package!r}, which is not installed: install it, or give a path'
+            f'config {name!r} names package {package!r}, which is not installed: {_install(package)}, or give a path'
         )
     root = Path(spec.origin).parent
     # A released package carries its configs under .mim; a source checkout has them beside the package.
@@ -84,6 +91,12 @@ def _packaged_path(name: str) -> Path:
         hint = f': did you mean {f"{package}::{close[0]}"!r}?' if close else f': see {folders[0]} for those it has'
         raise ConfigError(f'package {package!r} has no config {relative!r}{hint}')
     return found
+
+
+def _install(package: str) -> str:
+    """How a package that is missing is had."""
+    command = INSTALL.get(package)
+    return 'install it' if command is None else f'run `{command}`'
 
 
 def require_keys(config: Config, keys: Sequence[str], purpose: str) -> None:
@@ -107,7 +120,8 @@ def check_model_types(config: Config) -> None:
         importlib.import_module(f'{scope}.registry')
     except (ImportError, AssertionError) as error:  # OpenMMLab packages assert the versions they accept
         raise ConfigError(
-            f'config {config.filename!r} sets default_scope={scope!r}, which cannot be imported: {error}'
+            f'config {config.filename!r} sets default_scope={scope!r}, which cannot be imported ({error}): '
+            f'{_install(scope)}'
         ) from error
     with MODELS.switch_scope_and_registry(scope) as registry:
         for position, name in _component_types('model', config.model):

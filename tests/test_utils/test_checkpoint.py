@@ -1,9 +1,10 @@
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from mmdms.errors import CheckpointError
-from mmdms.utils.checkpoint import check_state_dict, read_checkpoint
+from mmdms.utils.checkpoint import check_pretrained, check_state_dict, read_checkpoint
 
 
 @pytest.mark.parametrize('wrap', [lambda state: state, lambda state: {'state_dict': state, 'meta': {}}])
@@ -45,3 +46,18 @@ def test_state_dict_of_another_architecture():
         check_state_dict(nn.Linear(2, 3), nn.Linear(2, 3, bias=False).state_dict(), 'a.pth')
     with pytest.raises(CheckpointError, match=r"1 of 2 .*its 'weight' has shape \(3, 5\), the model wants \(3, 2\)"):
         check_state_dict(nn.Linear(2, 3), nn.Linear(5, 3).state_dict(), 'a.pth')
+
+
+def test_pretrained_weights_that_are_not_to_be_had(tmp_path):
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / 'a.pth')
+    there, gone = (dict(type='Pretrained', checkpoint=str(tmp_path / name)) for name in ('a.pth', 'b.pth'))
+    check_pretrained(
+        Config(dict(model=dict(backbone=dict(init_cfg=there), neck=[dict(init_cfg=dict(type='Xavier'))])))
+    )
+    architecture = dict(backbone=dict(init_cfg=[dict(type='Kaiming'), gone]))
+    message = (
+        r'model\.architecture\.backbone\.init_cfg starts from .* not to be had: no checkpoint at .*b\.pth.*'
+        r'--cfg-options model\.architecture\.backbone\.init_cfg=None'
+    )
+    with pytest.raises(CheckpointError, match=message):
+        check_pretrained(Config(dict(model=dict(architecture=architecture))))

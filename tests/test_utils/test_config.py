@@ -32,6 +32,7 @@ def test_by_name():
         ('nowhere.py', "no config at 'nowhere.py'"),
         ('.', "no config at '.'"),
         ('nopackage::a/b.py', "package 'nopackage', which is not installed"),
+        ('mmgone::a/b.py', "package 'mmgone', which is not installed: install it, or give a path"),
         ('::a/b.py', "package '', which is not installed"),
         ('mmpretrain::resnet/resnet18_8xb16_cifar.py', "did you mean 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'"),
         ('mmpretrain::qqq.py', "no config 'qqq.py': see "),
@@ -40,6 +41,13 @@ def test_by_name():
 def test_not_there(name, message):
     with pytest.raises(ConfigError, match=message.replace('.', r'\.')):
         load_config(name)
+
+
+@pytest.mark.parametrize('package', ['mmpretrain', 'mmdet', 'mmyolo'])
+def test_an_optional_package_that_is_missing(monkeypatch, package):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ConfigError, match=f'{package!r}, which is not installed: run `pip install '):
+        load_config(f'{package}::a/b.py')
 
 
 @pytest.mark.parametrize(
