@@ -11,26 +11,15 @@ from ..registry import ADAPTERS
 from .base import Adapter
 
 
-class RoIPooling(Adapter):
-    """Pooling of features (B, C, H, W) over boxes (n, 5), to (n, C, h, w)."""
+@ADAPTERS.register_module()
+class RoIAlignAdapter(Adapter):
+    """mmcv's pooling of features (B, C, H, W) over boxes (n, 5), to (n, C, h, w)."""
+
+    adapts = 'mmcv.ops.roi_align.RoIAlign'
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
         """As the layer."""
         return self.carry(super().forward(features, rois), features, 1)
-
-
-@ADAPTERS.register_module()
-class RoIAlignAdapter(RoIPooling):
-    """mmcv's RoIAlign."""
-
-    adapts = 'mmcv.ops.roi_align.RoIAlign'
-
-
-@ADAPTERS.register_module()
-class RoIPoolAdapter(RoIPooling):
-    """mmcv's RoIPool."""
-
-    adapts = 'mmcv.ops.roi_pool.RoIPool'
 
 
 @ADAPTERS.register_module()
