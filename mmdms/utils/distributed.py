@@ -12,6 +12,8 @@ import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
 
 from mmdms.errors import ConfigError
 
@@ -29,33 +31,34 @@ def init_cpu_launch(config: Config) -> None:
     if config.get('model_wrapper_cfg') is None:
         # What the Runner would choose, were there a GPU.
         config.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
+            type='CPUDistributedDataParallel',
             broadcast_buffers=False,
             find_unused_parameters=config.get('find_unused_parameters', False),
         )
     config.model_wrapper_cfg.device_ids = None
-    replaced = replace_sync_bn(config.model)
     torch.distributed.init_process_group('gloo')
     if torch.distributed.get_rank() == 0:
         world_size = torch.distributed.get_world_size()
         print(f'No GPU found: running {world_size} processes on the CPU, with the gloo backend.', flush=True)
-        if replaced:
-            print(
-                f'SyncBN needs GPUs: the {replaced} norm_cfg that name it are BN here, with statistics per process.',
-                flush=True,
-            )
 
 
-def replace_sync_bn(config: Any) -> int:
-    """Make every ``norm_cfg`` of type ``'SyncBN'`` in a model's config one of type ``'BN'``; return how many.
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """mmengine's default wrapper for a model on the CPU, where norms cannot be synchronised.
 
-    Both have the same parameters and buffers, so checkpoints fit either.
+    DDP refuses ``SyncBatchNorm`` there, which configs name, and which some
+    detectors make of their norms whenever several processes run. It becomes
+    ``BatchNorm`` with the same parameters, as mmengine does for one process.
     """
-    if isinstance(config, (list, tuple)):
-        return sum(map(replace_sync_bn, config))
-    if not isinstance(config, dict):
-        return 0
-    found = int(config.get('type') == 'SyncBN')
-    if found:
-        config['type'] = 'BN'
-    return found + sum(map(replace_sync_bn, config.values()))
+
+    def __init__(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        synchronised = sum(isinstance(part, torch.nn.SyncBatchNorm) for part in module.modules())
+        if synchronised:
+            module = revert_sync_batchnorm(module)
+            if torch.distributed.get_rank() == 0:
+                print(
+                    f'{synchronised} SyncBatchNorm, which need GPUs, are BatchNorm here: '
+                    'their statistics are those of the images of one process each.',
+                    flush=True,
+                )
+        super().__init__(module, *args, **kwargs)
