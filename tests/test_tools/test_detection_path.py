@@ -17,7 +17,10 @@ from mmdms.utils.config import load_config
 
 from .conftest import ROOT
 
-pytestmark = pytest.mark.skipif(not find_spec('mmyolo') or not find_spec('mmdet'), reason='mmyolo and mmdet')
+pytestmark = [
+    pytest.mark.skipif(not find_spec('mmyolo') or not find_spec('mmdet'), reason='mmyolo and mmdet'),
+    pytest.mark.timeout(600),  # up to four commands in a test
+]
 
 CONFIGS = ROOT / 'configs' / 'digits_detection'
 YOLO = CONFIGS / 'dms-34_yolov8_s-narrow_b16-20e_digits-coco.py'
@@ -173,7 +176,15 @@ print(json.dumps([type(inferencer.model).__name__, inferencer.model.dataset_meta
 
 def test_rtmdet_by_mmdets_own_tools(run_tool, options, data, tmp_path):
     work = tmp_path / 'search'
-    small = ['model.architecture.neck.num_csp_blocks=1', switched(2)]
+    architecture = 'model.architecture'
+    small = [
+        f'{architecture}.backbone.widen_factor=0.125',
+        f'{architecture}.neck.in_channels=[32,64,128]',
+        f'{architecture}.neck.out_channels=32',
+        f'{architecture}.bbox_head.in_channels=32',
+        f'{architecture}.bbox_head.feat_channels=32',
+        switched(2),
+    ]
     log = run_tool('train.py', RTMDET, '--work-dir', work, *options, *small, cwd=tmp_path)
     assert 'Switch pipeline now!' in log and 'structure fixed: flops at 0.' in log
     exported = tmp_path / 'exported'
