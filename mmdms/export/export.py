@@ -73,8 +73,18 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
 
 
 def plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """State of a model on the CPU, as the checkpoint holds it."""
-    return {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    """State of a model on the CPU, as the checkpoint holds it.
+
+    Some models leave parameters out of their state that a pretrained checkpoint
+    holds (frozen weights, beside which low-rank ones are trained). A smaller
+    model has no such checkpoint, so they are part of this one.
+    """
+    state = dict(model.state_dict())
+    left_out = {name: parameter for name, parameter in model.named_parameters() if name not in state}
+    if left_out:
+        unknown = model.load_state_dict({**state, **left_out}, strict=False).unexpected_keys
+        state.update({name: parameter for name, parameter in left_out.items() if name not in unknown})
+    return {key: value.detach().cpu().clone() for key, value in state.items()}
 
 
 def retrain_config(config: Config, model: dict[str, Any], init: str) -> dict[str, Any]:
