@@ -1,5 +1,5 @@
 # make demo   search, export and retrain a real network on real images
-# make demo-detection  the same for a detector (YOLOv8; about a quarter of an hour)
+# make demo-detection  the same for a detector (YOLOv8; 18 minutes of processor time)
 # make test   run the tests
 # make sweep  take every family of the zoos through mmdms (an hour; goes on where it was)
 # Each sets up .venv first (several minutes: mmcv is compiled), and only once.
