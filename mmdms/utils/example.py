@@ -12,8 +12,11 @@ from torch import nn
 from .architecture import tensor_forward
 from .detection import detector_inputs, is_detector
 
-TRACE_SIDE = 128
-"""Height and width of the images that detectors are traced on: the coarsest level of a pyramid has one position."""
+TRACE_SIDES = (128, 256)
+"""Heights and widths of images that detectors are traced on, the first on which one runs.
+
+At 128 the coarsest level of a pyramid has one position; some need more positions than 128 give, for their queries.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,14 @@ def example_of(model: nn.Module, input_shape: tuple[int, int, int]) -> Example:
     images = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
     if not is_detector(model):
         return Example((images,))
-    if max(input_shape[1:]) > TRACE_SIDE:
-        inputs = detector_inputs(model, images[..., :TRACE_SIDE, :TRACE_SIDE].contiguous(), few=True)
-        problem = _problem(model, inputs)
-        if problem is None:
-            return Example(inputs, detector_inputs(model, images, few=False))
+    problem = None
+    for side in TRACE_SIDES:
+        if max(input_shape[1:]) > side:
+            inputs = detector_inputs(model, images[..., :side, :side].contiguous(), few=True)
+            problem = _problem(model, inputs)
+            if problem is None:
+                return Example(inputs, detector_inputs(model, images, few=False))
+    if problem is not None:
         print(f'traced at its real size {input_shape[1:]}, which takes longer: on small images {problem}')
     few, all_ = (detector_inputs(model, images, few) for few in (True, False))
     return Example(few, all_ if len(all_) > 1 else None)

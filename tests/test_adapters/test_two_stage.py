@@ -19,7 +19,7 @@ from mmdms.export.subnet import build_subnet, subnet_config, without_pretrained
 from mmdms.utils.architecture import build_architecture, tensor_forward
 from mmdms.utils.config import load_config
 from mmdms.utils.detection import FEW_PROPOSALS, SIDES, has_proposals, spread_boxes
-from mmdms.utils.example import TRACE_SIDE, example_of
+from mmdms.utils.example import TRACE_SIDES, example_of
 
 sys.path.append(str(Path(__file__).parents[2] / 'tools'))  # at the end: tools/test.py must hide nothing
 
@@ -76,7 +76,7 @@ def test_every_layer_but_the_outputs_is_searched(detector):
 def test_sliced_and_masked_are_equal(detector):
     _, _, _, model, space = detector
     inputs = example_of(model, SHAPE).inputs
-    assert inputs[0].shape[-1] == TRACE_SIDE and len(inputs[1]) == FEW_PROPOSALS
+    assert inputs[0].shape[-1] == TRACE_SIDES[0] and len(inputs[1]) == FEW_PROPOSALS
     assert_parity(model, space, *inputs, forward=tensor_forward, seeds=3, tolerance=1e-10)
 
 

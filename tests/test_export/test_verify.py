@@ -5,7 +5,7 @@ from tiny import Net, conv, image, sizes
 from torch import nn
 
 from mmdms.api import build_search_space
-from mmdms.export.parity import Parity, check_parity, prepare_for_parity
+from mmdms.export.parity import Parity, _difference, check_parity, prepare_for_parity
 from mmdms.export.verify import freeze_units, random_structure, uneven_structure
 from mmdms.tracing.search_space import FIXED
 
@@ -165,5 +165,17 @@ def test_a_forward_that_creates_tensors_of_the_default_type(net):
 def test_nan_is_not_parity(net, space):
     net.run = lambda n, x: (n.out(n.mid(n.stem(x))), n.out(n.mid(n.stem(x))) * float('nan'))
     assert not check_parity(net, space, random_structure(space, 0.5), (image(),)).holds
-    assert not Parity(float('nan'), 1.0).holds
-    assert Parity(1e-9, 1.0).holds and not Parity(1e-7, 1.0).holds
+    assert not Parity(float('nan'), 1.0, float('nan')).holds
+    assert Parity(1e-9, 1.0, 1e-9).holds and not Parity(1e-7, 1.0, 1e-7).holds
+
+
+def test_a_small_output_is_compared_beside_a_large_one():
+    large, small = torch.tensor([1e6, 2e6]).double(), torch.tensor([1.0, 20.0, 0.0]).double()
+    same = _difference([large, small], [large, small + 1e-12])
+    assert same.holds and same.max_abs_output == 2e6
+    wrong = _difference([large, small], [large, small + 1e-6])
+    assert not wrong.holds
+    assert wrong.max_abs_diff == pytest.approx(1e-6) and wrong.share == pytest.approx(1e-6 / 20)
+    nothing = torch.zeros(3).double()  # what should be 0 and is only rounding
+    assert _difference([large, nothing], [large, nothing + 1e-12]).holds
+    assert not _difference([large, nothing], [large, nothing + 1e-3]).holds
