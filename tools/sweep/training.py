@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS
@@ -45,7 +46,7 @@ def training_step(
     torch.manual_seed(seed)
     np.random.seed(seed)  # mixup and the like draw from it
     images = [torch.randint(0, 256, input_shape, dtype=torch.uint8) for _ in range(batch)]
-    sample = _detections if is_detector(model) else _label
+    sample = detections if is_detector(model) else label
     samples = [dict(inputs=image, data_samples=sample(image, index)) for index, image in enumerate(images)]
     importlib.import_module(f'{config.default_scope}.datasets')  # registers the scope's ways to collate
     collate = (config.get('train_dataloader') or {}).get('collate_fn') or dict(type='pseudo_collate')
@@ -54,6 +55,9 @@ def training_step(
             objects = row['data_samples'].gt_instances
             objects.masks = objects.masks.to_tensor(torch.bool, 'cpu')
     data = FUNCTIONS.get(collate['type'])(samples)
+    hub = MessageHub.get_current_instance()  # some losses ask it how far the run is
+    for key, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
+        hub.update_info(key, value)
     optimizer = OptimWrapper(SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3))
     try:
         loss, refusal = model.train().train_step(data, optimizer)['loss'].item(), ''
@@ -65,13 +69,13 @@ def training_step(
     return loss, refusal
 
 
-def _label(image: Tensor, index: int) -> Any:
+def label(image: Tensor, index: int) -> Any:
     from mmpretrain.structures import DataSample
 
     return DataSample().set_gt_label(index)
 
 
-def _detections(image: Tensor, index: int) -> Any:
+def detections(image: Tensor, index: int) -> Any:
     """Two objects with boxes and masks, and a map of classes."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.bbox import HorizontalBoxes
