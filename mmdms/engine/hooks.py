@@ -39,11 +39,16 @@ class BudgetHook(Hook):
         runner.logger.info(mutator.describe())
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Set progress, in [0, 1), and tell the mutator the loss scale of mixed precision."""
+        """Set progress, in [0, 1), and tell the mutator the loss scale of mixed precision.
+
+        Batches whose gradients are accumulated are one step of the search: all of them see one and the same
+        structure, as they would in one large batch.
+        """
         mutator = _mutator(runner)
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         mutator.loss_scale = scaler.get_scale() if scaler is not None else 1.0
-        self._advance(runner, runner.iter / runner.max_iters)
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        self._advance(runner, (runner.iter - runner.iter % accumulated) / runner.max_iters)
 
     def after_train(self, runner: Any) -> None:
         """A run that ends has a structure."""

@@ -14,6 +14,8 @@ from ...errors import ConfigError
 from ...masking import MaskRefresh, Masks
 from ...structure import Structure
 from ...tracing.search_space import SearchSpace
+from ...utils.checkpoint import SEARCH_VERSION
+from ...utils.agreement import check_agreement
 
 
 class BaseMutator(nn.Module):
@@ -28,10 +30,14 @@ class BaseMutator(nn.Module):
             costs at most ``target``, in (0, 1], of the supernet.
         schedule: arguments of :class:`mmdms.engine.SearchSchedule`.
         divisor: widths are rounded to multiples of it; ``'auto'`` is 8 where widths allow.
+        check_ranks_every: in a distributed run, steps between two checks that all processes
+            hold the same structure; they cost one small collective each. 0: never.
 
     Raises:
         ConfigError: for values out of range; the message names the key.
     """
+
+    _version = SEARCH_VERSION  # PyTorch writes it beside the state, and `read_checkpoint` looks at it
 
     settled: Tensor
     final_mask: Tensor
@@ -41,9 +47,18 @@ class BaseMutator(nn.Module):
     is_depth: Tensor
 
     def __init__(
-        self, budget: dict[str, Any], schedule: dict[str, float] | None = None, divisor: int | str = 'auto'
+        self,
+        budget: dict[str, Any],
+        schedule: dict[str, float] | None = None,
+        divisor: int | str = 'auto',
+        check_ranks_every: int = 100,
     ) -> None:
         super().__init__()
+        if type(check_ranks_every) is not int or check_ranks_every < 0:
+            raise ConfigError(
+                f'mutator.check_ranks_every must be a number of steps, or 0 for never, but it is {check_ranks_every!r}'
+            )
+        self.check_ranks_every = check_ranks_every
         if not isinstance(budget, dict) or set(budget) != {'metric', 'target'}:
             raise ConfigError(f"mutator.budget must be dict(metric='flops', target=0.5), but it is {budget!r}")
         self.metric: str = budget['metric']
@@ -121,6 +136,12 @@ class BaseMutator(nn.Module):
         if self.phase == 'settle' and not self.settled:
             self.final_mask.copy_(self._fitted())
             self.settled.fill_(True)
+            if self.check_ranks_every:
+                self.check_ranks()
+
+    def check_ranks(self) -> None:
+        """Raise ``StructureError`` unless all processes hold the same structure, bit for bit; all must call this."""
+        check_agreement(self._agreed(), self.unit, [unit.name for unit in self.space.units])
 
     def hard_mask(self) -> Tensor:
         """Elements that stay as things are, boolean, shape (elements,)."""
@@ -134,7 +155,8 @@ class BaseMutator(nn.Module):
         """Share of the supernet's cost of masks (elements,), hard or soft; differentiable."""
         mask = mask.to(torch.float64)
         table = self._table = self._table.to(mask.device)
-        counts = mask.new_zeros(len(self.totals)).index_add(0, self.unit, mask)
+        # Not index_add: on a GPU its sum depends on chance, and the processes of a run would part in the last bit.
+        counts = mask.new_zeros(len(self.totals)).index_put((self.unit,), mask, accumulate=True)
         return table(counts, mask) / self._full_cost
 
     @torch.no_grad()
@@ -162,6 +184,11 @@ class BaseMutator(nn.Module):
         achieved = float(self.relative_cost(self.final_mask))
         return f'structure fixed: {self.metric} at {achieved:.4f} of the supernet, target {self.target:g}'
 
+    def _agreed(self) -> dict[str, Tensor]:
+        """What all processes must hold alike, by name: shape (units,) or (elements,), float32 or whole numbers."""
+        settled = self.settled.expand(len(self.totals))
+        return {'whether its structure is fixed': settled, 'its structure as fixed': self.final_mask}
+
     @abstractmethod
     def _hard_mask(self) -> Tensor:
         """Current hard mask while nothing is settled."""
@@ -187,7 +214,13 @@ class BaseMutator(nn.Module):
         if training and not self.settled:
             self.masks.set(self._training_mask())
             return
-        mask = self.hard_mask().to(torch.float32)
-        if training and not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
-            mask.requires_grad_()  # frozen weights and a fixed structure: a loss must still have a gradient
-        self.masks.set(mask)
+        if training:
+            mask = self.hard_mask().to(torch.float32)
+            if not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
+                mask.requires_grad_()  # frozen weights and a fixed structure: a loss must still have a gradient
+            self.masks.set(mask)
+            return
+        # Nothing is computed again while the structure stays: PyTorch counts the writes to a buffer.
+        token = tuple((id(buffer), buffer._version) for buffer in self.buffers(recurse=False))
+        if self.masks.bank.token != token:
+            self.masks.set(self.hard_mask().to(torch.float32), token)

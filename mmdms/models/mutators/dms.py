@@ -45,7 +45,7 @@ class DMSMutator(BaseMutator):
     left to change when the structure is fixed.
 
     Args:
-        budget, schedule, divisor: see :class:`BaseMutator`.
+        budget, schedule, divisor, check_ranks_every: see :class:`BaseMutator`.
         structure_lr: keep ratio that a unit of average gradient moves over the whole
             search, before momentum; a step moves its share of progress of it. So
             it is constant over a run, and a longer run averages more noise away
@@ -72,8 +72,9 @@ class DMSMutator(BaseMutator):
         structure_lr: float = 1.5,
         structure_momentum: float = 0.9,
         importance_decay: float = 0.99,
+        check_ranks_every: int = 100,
     ) -> None:
-        super().__init__(budget, schedule, divisor)
+        super().__init__(budget, schedule, divisor, check_ranks_every)
         if structure_lr < 0:
             raise ConfigError(f'mutator.structure_lr must not be negative, but it is {structure_lr!r}')
         for name, value in (('structure_momentum', structure_momentum), ('importance_decay', importance_decay)):
@@ -84,6 +85,8 @@ class DMSMutator(BaseMutator):
         self.importance_decay = importance_decay
         self.loss_scale = 1.0
         self._gradient: Tensor | None = None  # of the task loss with respect to the masks, summed over micro-batches
+        self._steps = 0  # of this process
+        self._faults = 0  # steps in a row whose gradient could not be used
 
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """See :meth:`BaseMutator.prepare`."""
@@ -101,40 +104,92 @@ class DMSMutator(BaseMutator):
         """Move the structure with every step of ``optimizer``.
 
         The keep ratios are no parameters of the optimizer: weight decay,
-        gradient clipping and schedules of the weights do not reach them, and a
-        step that is skipped (an overflow in mixed precision) moves neither.
+        gradient clipping and schedules of the weights do not reach them. What a
+        backward pass says of the masks lives as long as the gradients of the
+        weights: a step that is skipped (an overflow in mixed precision) moves
+        neither, and ``zero_grad`` forgets both.
         """
         optimizer.register_step_post_hook(self._on_step)
+        zero_grad = optimizer.zero_grad
+
+        def zero_both(*args: Any, **kwargs: Any) -> None:
+            self._gradient = None
+            zero_grad(*args, **kwargs)
+
+        optimizer.zero_grad = zero_both  # type: ignore[method-assign]  # optimizers have no hook for it
         self.attached = True
 
     @torch.no_grad()
     def update(self) -> None:
-        """One step of importance and keep ratios from the gradients of the last backward passes."""
+        """One step of importance and keep ratios from the gradients of the last backward passes.
+
+        In a distributed run every process must call this at every step.
+
+        Raises:
+            StructureError: the processes hold different structures; looked at every ``check_ranks_every`` steps.
+        """
         gradient, self._gradient = self._gradient, None
-        if self.settled or gradient is None:
+        if self.check_ranks_every and self._steps % self.check_ranks_every == 0:
+            self.check_ranks()
+        self._steps += 1
+        if self.settled:
             return
-        gradient = gradient / self.loss_scale
-        if get_world_size() > 1:
-            all_reduce(gradient, op='mean')
-        if not torch.isfinite(gradient).all():
-            message = f'the gradient of the masks is not finite at progress {self.progress:.4f}: the structure stays'
-            print_log(message, logger='current', level=logging.WARNING)
+        gradient = self._reduced(gradient)
+        if gradient is None:
             return
         mask, slope = self._soft_mask_gradient(gradient)
-        self.importance.copy_(
-            moving_average(self.importance, taylor_importance(mask, gradient), self.importance_decay)
-        )
         if self.phase == 'refine':
             slope = slope.masked_fill(self.is_depth, 0.0)
-        slope = slope / slope.square().mean().sqrt().clamp(min=1e-12)
-        self.velocity.mul_(self.structure_momentum).add_(slope)
+        size = slope.square().mean().sqrt()
+        taylor = taylor_importance(mask, gradient)
+        # Neither may be NaN or Inf: both would stay in the moving averages for good.
+        if not bool(torch.isfinite(taylor).all() & torch.isfinite(size)):
+            self._report_fault()
+            return
+        self._faults = 0
+        self.importance.copy_(moving_average(self.importance, taylor, self.importance_decay))
+        self.velocity.mul_(self.structure_momentum).add_(slope / size.clamp(min=1e-12))
         rate = self.structure_lr * float(self.progress - self.last_progress)
         self.last_progress.fill_(self.progress)
         moved = torch.maximum(self.keep_ratio - rate * self.velocity, self.floor).clamp(max=1.0)
         self.keep_ratio.copy_(self._onto_budget(moved))
 
-    def _on_step(self, *_: Any) -> None:
+    def _on_step(self, optimizer: Optimizer, *_: Any) -> None:
+        # Fused optimizers are handed a step that overflowed too, with this flag, and skip it themselves.
+        skipped = getattr(optimizer, 'found_inf', None)
+        if skipped is not None and bool(skipped):
+            self._gradient = None
+            return
         self.update()
+
+    def _reduced(self, gradient: Tensor | None) -> Tensor | None:
+        """Mean gradient over all processes, by one collective; None if no process has any.
+
+        A process without one (its batch used no mask) takes part with zeros: left out, it would hang the others.
+        """
+        world_size = get_world_size()
+        if world_size == 1:
+            return gradient
+        had = gradient is not None
+        if gradient is None:
+            gradient = torch.zeros_like(self.importance)
+        payload = torch.cat([gradient, gradient.new_full((1,), float(had))])
+        all_reduce(payload, op='sum')
+        return payload[:-1] / world_size if float(payload[-1]) > 0 else None
+
+    def _report_fault(self) -> None:
+        """Warn of the 1st, 2nd, 4th, 8th ... step in a row: a run whose weights are NaN would fill its log."""
+        self._faults += 1
+        if self._faults & (self._faults - 1):
+            return
+        again = f', now for {self._faults} steps in a row' if self._faults > 1 else ''
+        print_log(
+            f'the gradient of the masks is not finite at progress {self.progress:.4f}{again}: structure and '
+            'importance stay as they are. The weights are left to the optimizer wrapper: AmpOptimWrapper skips such '
+            'a step, OptimWrapper takes it, and what became NaN then stays NaN',
+            logger='current',
+            level=logging.WARNING,
+        )
 
     def _onto_budget(self, keep_ratio: Tensor) -> Tensor:
         ranks = self._ranks()
@@ -151,13 +206,15 @@ class DMSMutator(BaseMutator):
         with torch.enable_grad():
             probe = self.keep_ratio.clone().requires_grad_()
             mask = self._soft(probe, self._ranks())
-            (slope,) = torch.autograd.grad(mask, probe, gradient)
-        return mask.detach(), slope
+            (slope,) = torch.autograd.grad(mask, probe, gradient.to(mask.dtype))
+        return mask.detach().to(gradient.dtype), slope
 
     def _ranks(self) -> Tensor:
         return normalized_ranks(self.importance, self.unit, self.totals)
 
     def _soft(self, keep_ratio: Tensor, ranks: Tensor) -> Tensor:
+        """Soft mask (elements,), in float64: PyTorch sums the gradients of a large float32 index in no fixed order."""
+        keep_ratio = keep_ratio.double()
         if self.phase == 'shrink':
             return soft_mask(keep_ratio, ranks, self.unit, self.totals, self.sharpness)
         sharpness = self.sharpness * REFINED_SHARPNESS ** self.schedule.refined(self.progress)
@@ -169,12 +226,18 @@ class DMSMutator(BaseMutator):
         return hard_mask(self.keep_ratio, self._ranks(), self.unit, self.minimum, self.totals)
 
     def _training_mask(self) -> Tensor:
-        mask = self._soft(self.keep_ratio, self._ranks()).detach().requires_grad_()
+        mask = self._soft(self.keep_ratio, self._ranks()).detach().to(self.keep_ratio.dtype).requires_grad_()
         mask.register_hook(self._collect)
         return mask
 
     def _collect(self, gradient: Tensor) -> None:
-        self._gradient = gradient.detach() if self._gradient is None else self._gradient + gradient.detach()
+        gradient = gradient.detach() / self.loss_scale  # of the moment: the next micro-batch may have another
+        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+
+    def _agreed(self) -> dict[str, Tensor]:
+        progress = self.last_progress.float().expand(len(self.totals))
+        own = {'its keep ratio': self.keep_ratio, 'its velocity': self.velocity, 'its importance': self.importance}
+        return {**own, 'how far its search is': progress, **super()._agreed()}
 
     def _soft_cost(self) -> Tensor:
         return self.relative_cost(self._soft(self.keep_ratio, self._ranks()))
