@@ -86,7 +86,7 @@ def build_model_space(
         ConfigError: for a pattern that matches nothing.
     """
     example = example_of(model, input_shape)
-    patterns: dict[str, Any] = dict(include=tuple(include), exclude=tuple(exclude))
+    patterns: dict[str, Any] = dict(include=include, exclude=exclude)
     try:
         return build_search_space(
             model, example.inputs, forward=tensor_forward, flops_inputs=example.flops_inputs, **patterns

@@ -25,16 +25,22 @@ from .tracing.search_space import FIXED, SearchSpace
 class MaskBank:
     """The current masks, shared by all instrumented modules of one network.
 
-    ``values`` has shape (elements,); ``None`` switches masking off.
+    ``values`` has shape (elements,); ``None`` switches masking off. ``token``
+    is what the one who set them knows them by, if they will stay for several
+    forward passes; ``number`` counts how often they were set.
     """
 
     def __init__(self) -> None:
         self.values: Tensor | None = None
+        self.token: Any = None
+        self.number = 0
         self._extended: Tensor | None = None
 
-    def set(self, values: Tensor | None) -> None:
+    def set(self, values: Tensor | None, token: Any = None) -> None:
         """Use these masks from now on."""
         self.values = values
+        self.token = token
+        self.number += 1
         # FIXED is -1, so that one more element at the end is the mask of positions that always stay.
         self._extended = None if values is None else torch.cat([values, values.new_ones(1)])
 
@@ -57,16 +63,31 @@ class MaskBank:
 
 
 class MaskedWeight:
-    """What one property multiplies: the axes of a parameter that contract over elements."""
+    """What one property multiplies: the axes of a parameter that contract over elements.
+
+    In evaluation, under masks that stay, the product is kept for as long as
+    masks and weight are what they were; the next training step lets go of it.
+    """
 
     def __init__(self, bank: MaskBank, axes: list[tuple[int, Tensor]], ndim: int) -> None:
         self.bank = bank
         self.axes = axes
         self.ndim = ndim
+        self._kept: tuple[Any, Tensor] | None = None
 
     def __call__(self, parameter: Tensor) -> Tensor:
-        if self.bank.values is None:
-            return parameter
+        if self.bank.values is None or self.bank.token is None or torch.is_grad_enabled():
+            self._kept = None
+            return parameter if self.bank.values is None else self._product(parameter)
+        state = (self.bank.number, parameter.data_ptr(), parameter._version, parameter.dtype)
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self._product(parameter)
+        return self._kept[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskedWeight:
+        return MaskedWeight(copy.deepcopy(self.bank, memo), list(self.axes), self.ndim)
+
+    def _product(self, parameter: Tensor) -> Tensor:
         for index, (dim, elements) in enumerate(self.axes):
             if elements.device != parameter.device:
                 elements = elements.to(parameter.device)
@@ -155,9 +176,9 @@ class Masks:
             for name in group:
                 model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element))
 
-    def set(self, values: Tensor | None) -> None:
-        """Use these masks, shape (elements,), from now on; None: none."""
-        self.bank.set(values)
+    def set(self, values: Tensor | None, token: Any = None) -> None:
+        """Use these masks, shape (elements,), from now on; None: none. ``token`` as of :class:`MaskBank`."""
+        self.bank.set(values, token)
 
     def remove(self) -> None:
         """Give the modules of the network their own classes back (see :func:`remove_masks`)."""

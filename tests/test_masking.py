@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from tiny import Net, conv, image, random_mask, space_of
 from torch import nn
 
-from mmdms.masking import Masks, remove_masks, without_masks
+from mmdms.masking import MaskBank, MaskedWeight, Masks, remove_masks, without_masks
 
 
 class Block(nn.Module):
@@ -154,3 +154,23 @@ def test_masks_take_the_type_of_the_weight(net):
     masks = Masks(net.double(), space)
     masks.set(soft_masks(space))
     assert net(image().double()).dtype == torch.float64
+
+
+def test_products_are_kept_in_evaluation_while_nothing_changes():
+    bank = MaskBank()
+    weight = nn.Parameter(torch.randn(4, 3))
+    masked = MaskedWeight(bank, [(1, torch.tensor([[0], [1], [-1]]))], 2)
+    bank.set(torch.tensor([1.0, 0.0]), token=1)
+    with torch.no_grad():
+        first = masked(weight)
+        assert masked(weight) is first
+        assert torch.equal(first, weight * torch.tensor([1.0, 0.0, 1.0]))
+        weight.mul_(2)  # a step of the optimizer
+        second = masked(weight)
+        assert second is not first and torch.equal(second, 2 * first)
+        bank.set(torch.tensor([0.0, 1.0]), token=2)
+        assert torch.equal(masked(weight), weight * torch.tensor([0.0, 1.0, 1.0]))
+        bank.set(torch.tensor([1.0, 1.0]))  # masks of one forward pass
+        assert torch.equal(masked(weight), weight) and masked._kept is None
+    bank.set(torch.tensor([1.0, 0.0]), token=3)
+    assert masked(weight).requires_grad and masked._kept is None
