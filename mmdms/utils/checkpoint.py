@@ -1,5 +1,6 @@
 """Read checkpoints, with errors that say what is wrong with them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdms.errors import CheckpointError
+from mmdms.utils.safe_load import force_plain_loads, load_plain
+
+SEARCH_VERSION = 1
+"""Format of what a search keeps in checkpoints; PyTorch writes it there as ``_version`` of the mutator."""
 
 
 def is_remote(checkpoint: str) -> bool:
@@ -17,31 +22,68 @@ def is_remote(checkpoint: str) -> bool:
 
 
 def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
-    """Load a checkpoint to the CPU.
+    """Load a checkpoint to the CPU, as plain data: no code that the file may hold is run.
 
     Returns:
         dict: The checkpoint; its weights are under ``'state_dict'``, also
         where the file is a bare state dict.
 
     Raises:
-        CheckpointError: There is no such file, it cannot be read, or it holds
-            no weights.
+        CheckpointError: There is no such file, it cannot be read, is no plain
+            data, holds no weights, or was written by a newer mmdms.
     """
     checkpoint = str(checkpoint)
-    if not is_remote(checkpoint) and not Path(checkpoint).is_file():
+    if not is_remote(checkpoint) and not Path(checkpoint).expanduser().is_file():
         raise CheckpointError(f'no checkpoint at {checkpoint!r}: give the path of a .pth file that training saved')
     try:
-        content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
-    except Exception as error:  # unpickling bytes that are no checkpoint can raise anything
-        raise CheckpointError(
-            f'checkpoint {checkpoint!r} cannot be read, it may be truncated or no checkpoint at all: '
-            f'{type(error).__name__}: {error}'
-        ) from error
+        content = _load(checkpoint)
+    except Exception as error:  # bytes that are no checkpoint can raise anything
+        raise CheckpointError(_explain(checkpoint, error)) from error
     if isinstance(content, Mapping) and isinstance(content.get('state_dict'), Mapping):
-        return dict(content)
-    if isinstance(content, Mapping) and content and all(isinstance(value, torch.Tensor) for value in content.values()):
-        return {'state_dict': dict(content)}
-    raise CheckpointError(f'checkpoint {checkpoint!r} holds no state dict: give a .pth file that training saved')
+        content = dict(content)
+    elif isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
+        content = {'state_dict': content}
+    else:
+        raise CheckpointError(f'checkpoint {checkpoint!r} holds no state dict: give a .pth file that training saved')
+    _check_version(content, checkpoint)
+    return content
+
+
+def _load(checkpoint: str) -> Any:
+    if not is_remote(checkpoint):
+        return load_plain(Path(checkpoint).expanduser())
+    force_plain_loads()  # mmengine knows the schemes of URLs; this keeps it from loading what is no plain data
+    return CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+
+
+def _explain(checkpoint: str, error: Exception) -> str:
+    text = str(error)
+    found = re.search(r'GLOBAL (\S+) |is no plain data', text)
+    if found is not None:
+        what = repr(found.group(1)) if found.group(1) else 'something'
+        return (
+            f'checkpoint {checkpoint!r} holds {what}, which is no plain data: loading it could run any code, so it is '
+            'refused; ask whoever made it for a file of tensors alone'
+        )
+    # PyTorch's advice comes first, and is to load it unsafely.
+    lines = text.rpartition('WeightsUnpickler error:')[2].strip().splitlines() or ['no more is known']
+    return (
+        f'checkpoint {checkpoint!r} cannot be read, it may be truncated or no checkpoint at all: '
+        f'{type(error).__name__}: {lines[0]}'
+    )
+
+
+def _check_version(content: Mapping[str, Any], checkpoint: str) -> None:
+    """Raise ``CheckpointError`` for a search that a newer mmdms saved; what holds no search passes."""
+    metadata = getattr(content['state_dict'], '_metadata', None)
+    own = [part for name, part in (metadata or {}).items() if name in ('mutator', 'module.mutator')]
+    for part in own:
+        version = part.get('version') if isinstance(part, Mapping) else None
+        if version is not None and (not isinstance(version, int) or version > SEARCH_VERSION):
+            raise CheckpointError(
+                f'checkpoint {checkpoint!r} has search format {version!r}; this mmdms reads up to {SEARCH_VERSION}: '
+                'update mmdms'
+            )
 
 
 def check_pretrained(config: Config) -> None:

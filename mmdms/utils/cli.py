@@ -8,10 +8,15 @@ from typing import Any, NoReturn
 from mmengine.config import DictAction
 
 from mmdms.errors import MMDMSError
+from mmdms.utils.safe_load import force_plain_loads
 
 
 def run_cli(main: Callable[[], object]) -> None:
-    """Run ``main``; turn an error that the user can act on into one line on stderr and exit status 2."""
+    """Run ``main``; turn an error that the user can act on into one line on stderr and exit status 2.
+
+    Files of PyTorch are read as plain data from here on.
+    """
+    force_plain_loads()
     try:
         main()
     except MMDMSError as error:
