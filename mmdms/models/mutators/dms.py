@@ -84,6 +84,7 @@ class DMSMutator(BaseMutator):
         self.structure_momentum = structure_momentum
         self.importance_decay = importance_decay
         self.loss_scale = 1.0
+        self._ranked: tuple[Any, Tensor] | None = None
         self._gradient: Tensor | None = None  # of the task loss with respect to the masks, summed over micro-batches
         self._steps = 0  # of this process
         self._faults = 0  # steps in a row whose gradient could not be used
@@ -210,7 +211,11 @@ class DMSMutator(BaseMutator):
         return mask.detach().to(gradient.dtype), slope
 
     def _ranks(self) -> Tensor:
-        return normalized_ranks(self.importance, self.unit, self.totals)
+        # A step asks several times between two writes to the importance: one sort serves them all.
+        written = (id(self.importance), self.importance._version)
+        if self._ranked is None or self._ranked[0] != written:
+            self._ranked = written, normalized_ranks(self.importance, self.unit, self.totals)
+        return self._ranked[1]
 
     def _soft(self, keep_ratio: Tensor, ranks: Tensor) -> Tensor:
         """Soft mask (elements,), in float64: PyTorch sums the gradients of a large float32 index in no fixed order."""
@@ -235,7 +240,7 @@ class DMSMutator(BaseMutator):
         self._gradient = gradient if self._gradient is None else self._gradient + gradient
 
     def _agreed(self) -> dict[str, Tensor]:
-        progress = self.last_progress.float().expand(len(self.totals))
+        progress = self.last_progress.expand(len(self.totals))
         own = {'its keep ratio': self.keep_ratio, 'its velocity': self.velocity, 'its importance': self.importance}
         return {**own, 'how far its search is': progress, **super()._agreed()}
 
