@@ -70,6 +70,7 @@ def training_step(
 
 
 def label(image: Tensor, index: int) -> Any:
+    """A sample of one class."""
     from mmpretrain.structures import DataSample
 
     return DataSample().set_gt_label(index)

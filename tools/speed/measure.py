@@ -1,0 +1,179 @@
+"""Time what is to be compared in turn, in one process, and take medians of ratios."""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmdms.api import build_model_space
+from mmdms.export.parity import check_parity
+from mmdms.export.slim import slim
+from mmdms.export.subnet import subnet_config
+from mmdms.export.verify import random_structure
+from mmdms.ops.topk import normalized_ranks, soft_mask
+from mmdms.utils.example import example_of
+
+from .networks import batch_of, build, load
+from .ways import PROGRESS, Step, evaluation_of, search, step_of
+
+WARM_UP = 3
+
+
+def alternate(
+    ways: dict[str, Step], rounds: int, warm_up: int = WARM_UP, device: str = 'cpu'
+) -> dict[str, list[float]]:
+    """Seconds of every call, all ways once per round, so that what else the machine does hits all alike."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(warm_up + rounds):
+        for way, step in ways.items():
+            begin = time.perf_counter()
+            step()
+            if device != 'cpu':
+                torch.cuda.synchronize()
+            if number >= warm_up:
+                seconds[way].append(time.perf_counter() - begin)
+    return seconds
+
+
+def against(seconds: dict[str, list[float]], base: str = 'plain') -> dict[str, dict[str, float]]:
+    """Median seconds per way, and the median over rounds of its ratio to ``base``."""
+    return {
+        way: dict(
+            seconds=statistics.median(found),
+            ratio=statistics.median(a / b for a, b in zip(found, seconds[base], strict=True)),
+        )
+        for way, found in seconds.items()
+    }
+
+
+def steps(name: str, size: int, batch: int, ways: list[str], rounds: int, device: str = 'cpu') -> dict[str, Any]:
+    """Training steps and evaluation of one network; a way that cannot run is told with its reason."""
+    config = load(name, size)
+    model = build(config).to(device)
+    data = batch_of(config, model, size, batch, device)
+    found, failed = {'plain': step_of('plain', config, model, data)}, {}
+    for way in ways:
+        try:
+            step = step_of(way, config, model, data)
+            step()
+            found[way] = step
+        except Exception as error:  # a peer that cannot trace a network is a result
+            failed[way] = f'{type(error).__name__}: {(str(error).splitlines() or [""])[0]}'
+    record: dict[str, Any] = dict(what='steps', network=name, size=size, batch=batch, rounds=rounds, failed=failed)
+    record['train'] = against(alternate(found, rounds, device=device))
+    del found
+    gc.collect()
+    evaluated = {way: evaluation_of(way, config, model, data[0]) for way in ('plain', 'shrink', 'settle')}
+    record['evaluate'] = against(alternate(evaluated, rounds, device=device))
+    record['parts'] = parts(config, model, data, rounds)
+    return record
+
+
+def parts(config: Any, model: Any, data: Any, rounds: int) -> dict[str, float]:
+    """Milliseconds of what a search step does outside the passes through the network."""
+    network = search(config, model, data[0])
+    mutator = network.mutator
+    mutator.set_progress(PROGRESS['shrink'])
+
+    def update() -> None:
+        mutator._gradient = torch.randn(mutator.space.num_elements, device=data[0].device)
+        mutator.update()
+
+    ways: dict[str, Step] = dict(plain=lambda: None, masks=mutator._refresh, update=update, log=mutator.losses)
+    seconds = alternate(ways, rounds)
+    mutator.masks.remove()
+    return {way: statistics.median(found) * 1e3 for way, found in seconds.items() if way != 'plain'}
+
+
+def memory(name: str, size: int, batch: int, ways: list[str]) -> dict[str, Any]:
+    """Peak resident memory of a process that takes three steps of each way, in MB."""
+    found = {}
+    for way in ['plain', *ways]:
+        command = [sys.executable, str(Path(__file__).parents[1] / 'benchmark_speed.py'), '--one-way', way]
+        arguments = ['--networks', name, '--sizes', f'{size}:{batch}', '--out', '-']
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+        found[way] = json.loads(done.stdout.splitlines()[-1])['peak_mb'] if done.returncode == 0 else None
+    return dict(what='memory', network=name, size=size, batch=batch, peak_mb=found)
+
+
+def one_way(way: str, name: str, size: int, batch: int) -> dict[str, Any]:
+    """Three steps of one way; the memory that they add to that of the network at rest."""
+    config = load(name, size)
+    model = build(config)
+    data = batch_of(config, model, size, batch)
+    step = step_of(way, config, model, data)
+    del model
+    gc.collect()
+    for _ in range(3):
+        step()
+    return dict(peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+def setup(config_name: str, size: int) -> dict[str, Any]:
+    """Processor seconds to trace, verify and slice a network, and its size."""
+    from mmengine.registry import init_default_scope
+
+    from mmdms.export.subnet import build_subnet, without_pretrained
+    from mmdms.utils.architecture import build_architecture, tensor_forward
+    from mmdms.utils.config import load_config
+
+    config = load_config(config_name)
+    init_default_scope(config.default_scope)
+    model = build_architecture(without_pretrained(config.model), config.get('data_preprocessor'))
+    shape = (3, size, size)
+    begin = time.process_time()
+    space = build_model_space(model, shape)
+    traced = time.process_time() - begin
+    structure = random_structure(space, 0.5)
+    begin = time.process_time()
+    subnet = slim(model, space, structure)
+    check_parity(model, space, structure, example_of(model, shape).inputs, tensor_forward)
+    found = subnet_config(config.model, model, subnet, space, space.mask(structure))
+    sliced = time.process_time() - begin
+    begin = time.process_time()
+    build_subnet(**{key: value for key, value in found.items() if key != 'type'})
+    return dict(
+        what='setup', config=config_name, size=size, modules=sum(1 for _ in model.modules()),
+        params=sum(p.numel() for p in model.parameters()), units=len(space.units), elements=space.num_elements,
+        trace_seconds=traced, export_seconds=sliced, build_seconds=time.process_time() - begin,
+    )  # fmt: skip
+
+
+def all_pairs(importance: torch.Tensor) -> torch.Tensor:
+    """Ranks as the official form finds them: by comparing all pairs."""
+    return (importance[None, :] > importance[:, None]).float().mean(1)
+
+
+def operator(elements: int, units: int, rounds: int, pairs: bool) -> dict[str, Any]:
+    """Milliseconds of ranks, mask and its gradient for ``units`` units of ``elements`` each, and of all pairs."""
+    total = elements * units
+    unit = torch.arange(units).repeat_interleave(elements)
+    totals = torch.full((units,), elements)
+    importance, ratio = torch.rand(total), torch.full((units,), 0.5, requires_grad=True)
+
+    def ours() -> None:
+        ranks = normalized_ranks(importance, unit, totals)
+        mask = soft_mask(ratio, ranks, unit, totals, torch.ones(units))
+        torch.autograd.grad(mask.sum(), ratio)
+
+    def direct() -> None:
+        for part, number in zip(importance.split(elements), range(units), strict=True):
+            mask = torch.sigmoid(elements * (ratio[number] - all_pairs(part)))
+            torch.autograd.grad(mask.sum(), ratio)
+
+    ways: dict[str, Callable[[], Any]] = dict(ours=ours)
+    if pairs:
+        ways['all_pairs'] = direct
+    found = alternate(ways, rounds)
+    milliseconds = {way: statistics.median(times) * 1e3 for way, times in found.items()}
+    return dict(what='operator', elements=elements, units=units, milliseconds=milliseconds)
