@@ -50,7 +50,9 @@ def _checksums(value: Tensor, unit: Tensor, units: int) -> Tensor:
 
     Sums of whole numbers do not depend on their order, which on a GPU changes from call to call.
     """
-    bits = value.view(torch.int32).long() if value.dtype == torch.float32 else value.long()
+    if value.is_floating_point():
+        value = value.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
+    bits = value.long()
     if len(bits) == units and len(unit) != units:
         return bits
     weight = 2 * torch.arange(len(bits), device=bits.device) + 1  # odd: what swaps places is noticed

@@ -14,8 +14,8 @@ from ...errors import ConfigError
 from ...masking import MaskRefresh, Masks
 from ...structure import Structure
 from ...tracing.search_space import SearchSpace
-from ...utils.checkpoint import SEARCH_VERSION
 from ...utils.agreement import check_agreement
+from ...utils.checkpoint import SEARCH_VERSION
 
 
 class BaseMutator(nn.Module):
@@ -185,7 +185,7 @@ class BaseMutator(nn.Module):
         return f'structure fixed: {self.metric} at {achieved:.4f} of the supernet, target {self.target:g}'
 
     def _agreed(self) -> dict[str, Tensor]:
-        """What all processes must hold alike, by name: shape (units,) or (elements,), float32 or whole numbers."""
+        """What all processes must hold alike, by name: shape (units,) or (elements,)."""
         settled = self.settled.expand(len(self.totals))
         return {'whether its structure is fixed': settled, 'its structure as fixed': self.final_mask}
 

@@ -1,0 +1,134 @@
+"""Mixed precision: loss scales cancel, skipped steps are skipped for the structure too, autocast works."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.optim import OptimWrapper
+from searched import assert_same, batch, network, searched, state_of
+
+from mmdms.engine import BudgetHook
+
+
+class ScaledOptimWrapper(OptimWrapper):
+    """mmengine's AmpOptimWrapper, which insists on a GPU, with a scaler for the CPU."""
+
+    def __init__(self, loss_scaler, **kwargs):
+        super().__init__(**kwargs)
+        self.loss_scaler = loss_scaler
+
+    def backward(self, loss, **kwargs):
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs):
+        if self.clip_grad_kwargs:
+            self.loss_scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update()
+
+
+class Run:
+    """What the hook needs of a Runner, with a real hook and a real optimizer wrapper."""
+
+    def __init__(self, scale, fused=False, total=8, **kwargs):
+        self.architecture, self.mutator = searched()
+        self.model, self.max_iters, self.iter, self.hook = self, total, 0, BudgetHook()
+        optimizer = torch.optim.SGD(self.architecture.parameters(), lr=0.01, fused=fused)
+        self.mutator.attach(optimizer)
+        self.optim_wrapper = ScaledOptimWrapper(
+            torch.amp.GradScaler('cpu', init_scale=scale), optimizer=optimizer, **kwargs
+        )
+
+    def step(self, factor=1.0, seed=None):
+        self.hook.before_train_iter(self, self.iter)
+        x, y = batch(self.iter if seed is None else seed)
+        self.optim_wrapper.update_params(F.cross_entropy(self.architecture(x), y) * factor)
+        self.iter += 1
+
+
+@pytest.mark.parametrize(
+    'kwargs', [{}, dict(fused=True), dict(clip_grad=dict(max_norm=0.1)), dict(accumulative_counts=2)]
+)
+def test_the_loss_scale_cancels(kwargs):
+    """A power of two changes exponents only, so that not one bit may differ."""
+    runs = [Run(scale, **kwargs) for scale in (1.0, 2.0**10)]
+    for run in runs:
+        for _ in range(6):
+            run.step()
+    first, second = runs
+    assert_same(state_of(first.mutator), second.mutator)
+    assert int(first.mutator.importance.count_nonzero()) and bool((first.mutator.keep_ratio != 1).any())
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(fused=True), dict(clip_grad=dict(max_norm=0.1))])
+@pytest.mark.parametrize('factor', [float('inf'), 1e36])
+def test_a_step_that_overflows_leaves_no_trace(kwargs, factor):
+    """Inf in the loss; and a loss that is finite, but not once it is scaled."""
+    run = Run(2.0**10, **kwargs)
+    for _ in range(3):
+        run.step()
+    before, weights = state_of(run.mutator), [p.clone() for p in run.architecture.parameters()]
+    run.step(factor)
+    assert_same(before, run.mutator)
+    assert all(torch.equal(a, b) for a, b in zip(weights, run.architecture.parameters(), strict=True))
+    assert run.optim_wrapper.loss_scaler.get_scale() == 2.0**9
+
+    # Nor in the next step: it is what it had been without the one that was skipped, at the same progress.
+    run.step(seed=7)
+    other = Run(2.0**9, **kwargs)
+    for _ in range(3):
+        other.step()
+    other.iter += 1
+    other.step(seed=7)
+    assert_same(state_of(other.mutator), run.mutator)
+
+
+@pytest.mark.parametrize('fused', [False, True])
+def test_an_overflow_of_one_weight_alone(fused):
+    """The masks' gradient is finite, but the step is skipped: the structure must wait too."""
+    run = Run(2.0**10, fused=fused)
+    run.step()
+    before = state_of(run.mutator)
+    bias = run.architecture[-1].bias
+    handle = bias.register_hook(lambda grad: grad * float('inf'))
+    run.step()
+    handle.remove()
+    assert_same(before, run.mutator)
+    assert run.mutator._gradient is None
+    run.step()
+    assert not torch.equal(before['importance'], run.mutator.importance)
+
+
+def test_zero_grad_forgets_the_masks_too():
+    model, mutator = searched()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    mutator.attach(optimizer)
+    x, y = batch()
+    F.cross_entropy(model(x), y).backward()
+    assert mutator._gradient is not None and model[0].weight.grad is not None
+    optimizer.zero_grad(set_to_none=True)
+    assert mutator._gradient is None and model[0].weight.grad is None
+
+
+def test_bfloat16_autocast_on_the_cpu():
+    """Masked weights, gates and the update work under autocast, and importance is that of float32 but for rounding."""
+    found = []
+    for enabled in (False, True):
+        model, mutator = searched(network())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        mutator.attach(optimizer)
+        for index in range(8):
+            mutator.set_progress(index / 20)
+            optimizer.zero_grad()
+            x, y = batch(index)
+            with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+                out = model(x)
+                assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
+            F.cross_entropy(out.float(), y).backward()
+            optimizer.step()
+        assert mutator.keep_ratio.dtype == mutator.importance.dtype == torch.float32
+        found.append(mutator.importance)
+    exact, rounded = found
+    assert not torch.equal(exact, rounded)
+    assert float((exact - rounded).norm() / exact.norm()) < 0.05
