@@ -99,7 +99,8 @@ def without_pretrained(config: Any) -> Any:
         for key, value in config.items():
             if key == 'init_cfg':
                 items = value if isinstance(value, (list, tuple)) else [value]
-                items = [i for i in items if not (isinstance(i, Mapping) and i.get('type') == 'Pretrained')]
+                # Some backbones take a checkpoint without a type.
+                items = [i for i in items if not (isinstance(i, Mapping) and 'checkpoint' in i)]
                 if not items:
                     continue
                 value = items if isinstance(value, (list, tuple)) else items[0]

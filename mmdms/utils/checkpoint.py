@@ -103,11 +103,11 @@ def check_pretrained(config: Config) -> None:
 
 
 def _pretrained(position: str, component: Any) -> Iterator[tuple[str, str]]:
-    """``(position, checkpoint)`` of every ``init_cfg`` of type ``'Pretrained'``."""
+    """``(position, checkpoint)`` of every ``init_cfg`` that names a checkpoint."""
     if isinstance(component, Mapping):
         found = component.get('init_cfg')
         for item in found if isinstance(found, (list, tuple)) else [found]:
-            if isinstance(item, Mapping) and item.get('type') == 'Pretrained' and item.get('checkpoint'):
+            if isinstance(item, Mapping) and item.get('checkpoint'):  # some backbones take one without a type
                 yield position, item['checkpoint']
         for key, value in component.items():
             yield from _pretrained(f'{position}.{key}', value)

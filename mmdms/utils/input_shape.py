@@ -56,5 +56,7 @@ def _sizes(step: Any) -> Iterator[Any]:
         value = step.get(key)
         if isinstance(value, int) or (isinstance(value, (tuple, list)) and len(value) == 2):
             yield value
+    if isinstance(step.get('width'), int) and isinstance(step.get('height'), int):
+        yield step['width'], step['height']
     for inner in step.get('transforms') or []:
         yield from _sizes(inner)

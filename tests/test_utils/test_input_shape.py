@@ -16,6 +16,7 @@ from mmdms.utils.input_shape import infer_input_shape
         ('mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py', (3, 640, 640)),
         ('mmyolo::yolov5/yolov5_n-p6-v62_syncbn_fast_8xb16-300e_coco.py', (3, 1280, 1280)),
         ('mmdet::ssd/ssd300_coco.py', (3, 300, 300)),
+        ('mmyolo::ppyoloe/ppyoloe_s_fast_8xb32-300e_coco.py', (3, 640, 640)),
         # Pipelines give (width, height); batches are padded to multiples of 32.
         ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (3, 800, 1344)),
         ('mmdet::detr/detr_r50_8xb2-150e_coco.py', (3, 800, 1333)),

@@ -49,11 +49,10 @@ def training_step(
     sample = detections if is_detector(model) else label
     samples = [dict(inputs=image, data_samples=sample(image, index)) for index, image in enumerate(images)]
     importlib.import_module(f'{config.default_scope}.datasets')  # registers the scope's ways to collate
-    collate = (config.get('train_dataloader') or {}).get('collate_fn') or dict(type='pseudo_collate')
-    if collate['type'] != 'pseudo_collate' and is_detector(model):  # mmyolo's batches hold masks as tensors
+    if is_detector(model) and "'with_mask': True" not in str(config.get('train_dataloader')):
         for row in samples:
-            objects = row['data_samples'].gt_instances
-            objects.masks = objects.masks.to_tensor(torch.bool, 'cpu')
+            del row['data_samples'].gt_instances.masks
+    collate = (config.get('train_dataloader') or {}).get('collate_fn') or dict(type='pseudo_collate')
     data = FUNCTIONS.get(collate['type'])(samples)
     hub = MessageHub.get_current_instance()  # some losses ask it how far the run is
     for key, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
