@@ -8,7 +8,7 @@ from mmdms.utils.checkpoint import check_pretrained
 from mmdms.utils.cli import run_cli
 from mmdms.utils.config import load_config, require_keys
 from mmdms.utils.launch import add_runner_arguments, apply_runner_arguments, build_runner
-from mmdms.utils.training import enable_amp, enable_auto_scale_lr, set_resume
+from mmdms.utils.training import add_resume_hooks, enable_amp, enable_auto_scale_lr, set_resume
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,6 +46,7 @@ def main() -> None:
     set_resume(config, args.resume)
     check_search(config)
     check_pretrained(config)
+    add_resume_hooks(config)
     build_runner(config).train()
 
 

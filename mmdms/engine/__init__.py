@@ -2,6 +2,7 @@
 
 from .hooks import BudgetHook
 from .optim import DMSOptimWrapperConstructor
+from .resume import ResumeHook, SafeCheckpointHook
 from .schedule import SearchSchedule
 
-__all__ = ['BudgetHook', 'DMSOptimWrapperConstructor', 'SearchSchedule']
+__all__ = ['BudgetHook', 'DMSOptimWrapperConstructor', 'ResumeHook', 'SafeCheckpointHook', 'SearchSchedule']

@@ -1,11 +1,16 @@
 """What the switches of ``tools/train.py`` do to a config."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner.checkpoint import find_latest_checkpoint
 
 from mmdms.errors import CheckpointError, ConfigError
 from mmdms.utils.checkpoint import is_remote, read_checkpoint
+from mmdms.utils.recorded import search_differences
 
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')
 
@@ -36,18 +41,115 @@ def enable_auto_scale_lr(config: Config) -> None:
 
 
 def set_resume(config: Config, resume: str | None) -> None:
-    """Apply ``--resume`` (None, ``'auto'`` or a checkpoint) and check the checkpoint that training will start from."""
+    """Apply ``--resume`` (None, ``'auto'`` or a checkpoint) and check the checkpoint that training will start from.
+
+    Without a name the newest checkpoint of the work dir that is whole is taken; what a kill left half written is
+    named and passed over. A search must be the one that the checkpoint is from.
+    """
     if resume is not None:
         config.resume = True
         config.load_from = None if resume == 'auto' else resume
     start = config.get('load_from')
-    if config.get('resume') and start is None:
-        start = find_latest_checkpoint(config.work_dir)
-    if start is None or is_remote(start):
+    if not config.get('resume'):
+        if start is not None:
+            read_checkpoint(start)
         return
-    checkpoint = read_checkpoint(start)
-    if config.get('resume') and not {'meta', 'optimizer'} <= checkpoint.keys():
+    if start is None:
+        start, checkpoint = _newest_whole(config.work_dir)
+        if start is None:
+            _say(f'no checkpoint in {config.work_dir!r} yet: the training starts from its beginning')
+            return
+        config.load_from = start
+    else:
+        checkpoint = _read_or_name_another(start)
+    if checkpoint is None or not _can_resume(checkpoint):
         raise CheckpointError(
             f'checkpoint {start!r} holds weights only, so training cannot go on from it: '
             'start a new training from these weights with --cfg-options load_from=...'
         )
+    _check_same_run(config, start, checkpoint['meta'])
+
+
+def add_resume_hooks(config: Config) -> None:
+    """Have a search keep what an exact resume needs, unless its config says so itself."""
+    if 'mutator' not in config.model:
+        return
+    hooks = list(config.get('custom_hooks') or [])
+    if not any(hook.get('type') in ('ResumeHook', 'mmdms.ResumeHook') for hook in hooks if isinstance(hook, dict)):
+        config.custom_hooks = [*hooks, dict(type='mmdms.ResumeHook')]
+    checkpoint = (config.get('default_hooks') or {}).get('checkpoint')
+    if isinstance(checkpoint, dict) and checkpoint.get('type') == 'CheckpointHook':
+        checkpoint['type'] = 'mmdms.SafeCheckpointHook'
+
+
+def _can_resume(checkpoint: dict[str, Any]) -> bool:
+    return {'meta', 'optimizer'} <= checkpoint.keys() and isinstance(checkpoint['meta'], dict)
+
+
+def _whole(folder: str | Path) -> Iterator[tuple[str, dict[str, Any] | CheckpointError]]:
+    """Checkpoints of a folder, the newest first, each with its content, or why it cannot be read."""
+    files = [path for path in Path(folder).glob('*.pth') if path.is_file()]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        try:
+            yield str(path), read_checkpoint(path)
+        except CheckpointError as error:
+            yield str(path), error
+
+
+def _newest_whole(folder: str) -> tuple[str | None, dict[str, Any] | None]:
+    broken: list[str] = []
+    for path, content in _whole(folder):
+        if isinstance(content, CheckpointError):
+            broken.append(str(content))
+        elif _can_resume(content):
+            for problem in broken:
+                _say(f'passed over: {problem}')
+            if broken:
+                _say(f'going on from {path!r}, the newest checkpoint that is whole')
+            return path, content
+    if broken:
+        raise CheckpointError(f'no checkpoint of {folder!r} can be resumed: {broken[0]}; start again without --resume')
+    return None, None
+
+
+def _read_or_name_another(start: str) -> dict[str, Any]:
+    try:
+        return read_checkpoint(start)
+    except CheckpointError as error:
+        if is_remote(start) or not Path(start).is_file():
+            raise
+        others = (path for path, content in _whole(Path(start).parent) if not isinstance(content, CheckpointError))
+        another = next(others, None)
+        if another is None:
+            raise
+        raise CheckpointError(f'{error}; the newest one beside it that is whole: --resume {another}') from error
+
+
+def _check_same_run(config: Config, start: str, meta: dict[str, Any]) -> None:
+    """Take over the seed; raise CheckpointError unless a search is the one that the checkpoint is from."""
+    if 'config' in meta:
+        raise CheckpointError(
+            f'checkpoint {start!r} holds a config as code (meta.config), which resuming would run: refused; '
+            'start a new training from its weights with --cfg-options load_from=...'
+        )
+    randomness = config.setdefault('randomness', {})
+    if randomness.get('seed') is None and isinstance(meta.get('seed'), int):
+        randomness['seed'] = meta['seed']  # samplers are built before mmengine takes the seed of the checkpoint
+    if 'mutator' not in config.model or not isinstance(meta.get('cfg'), str):
+        return
+    try:
+        found = search_differences(meta['cfg'], config.pretty_text)
+    except (SyntaxError, ValueError) as error:
+        raise CheckpointError(f'checkpoint {start!r} records a config that cannot be read: {error}') from error
+    if found:
+        shown = '; '.join(f'{key} was {before!r} and is now {after!r}' for key, before, after in found[:4])
+        more = f'; and {len(found) - 4} more' if len(found) > 4 else ''
+        raise CheckpointError(
+            f'checkpoint {start!r} is of another search than the config: {shown}{more}; resume with the config that '
+            'it was searched with, or start a new search from its weights with --cfg-options load_from=...'
+        )
+
+
+def _say(message: str) -> None:
+    if os.environ.get('RANK', '0') == '0':
+        print(message, flush=True)
