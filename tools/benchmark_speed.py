@@ -29,6 +29,7 @@ from speed import measure  # noqa: E402
 from speed.networks import NETWORKS  # noqa: E402
 from speed.report import make_report  # noqa: E402
 
+WHAT = ('operator', 'steps', 'subnet', 'setup', 'memory')
 WAYS = ('shrink', 'refine', 'settle', 'reference', 'torch-pruning')
 KEY = ('what', 'network', 'config', 'size', 'batch', 'elements', 'units', 'threads', 'device')
 SETUP = [
@@ -39,6 +40,8 @@ SETUP = [
     ('mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py', 640),
     ('mmyolo::yolov8/yolov8_x_syncbn_fast_8xb16-500e_coco.py', 640),
 ]  # fmt: skip
+TRAINED = ['resnet50', 'mobilenetv2', 'efficientnet-b0', 'deit-tiny', 'yolov8-n']
+FASTER = [('resnet50', 224, 8), ('yolov8-s', 320, 8)]
 OPERATOR = [(64, 1), (1024, 1), (8192, 1), (65536, 1), (256, 1), (256, 50), (256, 500), (128000, 1)]
 ALL_PAIRS_UP_TO = 8192
 
@@ -55,9 +58,13 @@ def parse_args(argv=None):
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', required=True, help='file of results, one JSON line each; what it holds is skipped')
-    parser.add_argument('--what', nargs='+', choices=('steps', 'memory', 'setup', 'operator'),
-                        default=['steps', 'memory', 'setup', 'operator'])  # fmt: skip
-    parser.add_argument('--networks', nargs='+', choices=sorted(NETWORKS), default=list(NETWORKS))
+    parser.add_argument('--what', nargs='+', choices=WHAT, default=list(WHAT), help='default: all')
+    parser.add_argument(
+        '--networks',
+        nargs='+',
+        choices=sorted(NETWORKS),
+        default=['resnet50', 'mobilenetv2', 'efficientnet-b0', 'deit-tiny', 'yolov8-n'],
+    )
     parser.add_argument('--sizes', nargs='+', type=size_and_batch, metavar='PIXELS:IMAGES',
                         help='default: 224:8 and 64:16, and 320:8 for the detector')  # fmt: skip
     parser.add_argument('--ways', nargs='+', choices=WAYS, default=list(WAYS))
@@ -94,6 +101,12 @@ def jobs(args):
             yield (
                 dict(what='steps', network=name, size=size, batch=batch),
                 lambda n=name, s=size, b=batch: measure.steps(n, s, b, args.ways, args.rounds, args.device),
+            )
+    if 'subnet' in args.what:
+        for name, size, batch in FASTER:
+            yield (
+                dict(what='subnet', network=name, size=size, batch=batch),
+                lambda n=name, s=size, b=batch: measure.subnet(n, s, b, args.rounds, args.device),
             )
     if 'setup' in args.what:
         for config, size in SETUP:

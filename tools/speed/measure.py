@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import resource
@@ -24,7 +25,7 @@ from mmdms.ops.topk import normalized_ranks, soft_mask
 from mmdms.utils.example import example_of
 
 from .networks import batch_of, build, load
-from .ways import PROGRESS, Step, evaluation_of, search, step_of
+from .ways import PROGRESS, TARGET, Step, evaluation_of, search, step_of
 
 WARM_UP = 3
 
@@ -117,6 +118,24 @@ def one_way(way: str, name: str, size: int, batch: int) -> dict[str, Any]:
     for _ in range(3):
         step()
     return dict(peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+
+
+def subnet(name: str, size: int, batch: int, rounds: int, device: str = 'cpu') -> dict[str, Any]:
+    """Evaluation of the supernet and of a subnet of half its FLOPs, all keep ratios alike, widths multiples of 8."""
+    config = load(name, size)
+    model = build(config).to(device)
+    network = search(config, copy.deepcopy(model), torch.zeros(1, 3, size, size, device=device), divisor=8)
+    network.mutator.keep_ratio.fill_(TARGET**0.5)
+    network.mutator.set_progress(1.0)
+    structure, space = network.mutator.structure(), network.mutator.space
+    small = slim(model, space, structure)
+    images = torch.rand(batch, 3, size, size, device=device)
+    ways = {}
+    for way, one in dict(plain=model, subnet=small).items():
+        ways[way] = evaluation_of('plain', config, one, images)
+    record = dict(what='subnet', network=name, size=size, batch=batch)
+    share = space.cost('flops', space.mask(structure)) / space.cost('flops', torch.ones(space.num_elements))
+    return {**record, 'flops': share, 'evaluate': against(alternate(ways, rounds, device=device))}
 
 
 def setup(config_name: str, size: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ WAYS = ('shrink', 'refine', 'settle', 'reference', 'torch-pruning')
 
 def make_report(records: Sequence[dict[str, Any]]) -> str:
     """Markdown tables of what there is; the last record of a kind counts."""
-    parts = [_steps(records), _memory(records), _setup(records), _operator(records)]
+    parts = [_steps(records), _subnet(records), _memory(records), _setup(records), _operator(records)]
     return '\n\n'.join(filter(None, parts))
 
 
@@ -41,6 +41,16 @@ def _steps(records: Sequence[dict[str, Any]]) -> str:
     text = _table('Time of a step, as a multiple of a plain one', rows, heads)
     said = {f'- {r["network"]}, {way}: {why}' for r in _of(records, 'steps') for way, why in r['failed'].items()}
     return text + ('\n\nWhat fails:\n\n' + '\n'.join(sorted(said)) if said else '')
+
+
+def _subnet(records: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for r in _of(records, 'subnet'):
+        times = [f'{r["evaluate"][way]["seconds"] * 1e3:.0f}' for way in ('plain', 'subnet')]
+        faster = f'{1 / r["evaluate"]["subnet"]["ratio"]:.2f}'
+        rows.append([r['network'], f'{r["size"]}, batch {r["batch"]}', f'{r["flops"]:.3f}', *times, faster])
+    heads = ['network', 'input', 'FLOPs of the subnet', 'supernet, ms', 'subnet, ms', 'times as fast']
+    return _table('Evaluation of a subnet of half the FLOPs, widths in multiples of 8', rows, heads)
 
 
 def _memory(records: Sequence[dict[str, Any]]) -> str:

@@ -70,9 +70,9 @@ def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -
     return step
 
 
-def search(config: Config, model: nn.Module, inputs: torch.Tensor) -> DMSAlgorithm:
+def search(config: Config, model: nn.Module, inputs: torch.Tensor, divisor: int | str = 'auto') -> DMSAlgorithm:
     """The model in a search, in training mode."""
-    mutator = dict(type='mmdms.DMSMutator', budget=dict(metric='flops', target=TARGET))
+    mutator = dict(type='mmdms.DMSMutator', budget=dict(metric='flops', target=TARGET), divisor=divisor)
     return DMSAlgorithm(model, mutator, tuple(inputs.shape[1:])).to(inputs.device).train()
 
 
