@@ -4,9 +4,12 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
+from exact import exact_config
 
 
 @pytest.fixture
@@ -53,3 +56,39 @@ def test_slurm(run_tool, monkeypatch, tmp_path):
 @pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
 def test_too_few_arguments(run_tool, name, tmp_path):
     assert run_tool(name, 'c.py', cwd=tmp_path, status=2).startswith('usage: bash')
+
+
+@pytest.fixture
+def search(pytestconfig, port, tmp_path):
+    """50 iterations of a search in some processes: the checkpoint that they end with."""
+
+    def run(processes, batch_size):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        config = exact_config(pytestconfig.rootpath, batch_size, epochs=5, images=80)
+        config.custom_imports = dict(imports=['mmdms', 'exact'])
+        config.dump(folder / 'search.py')
+        script = pytestconfig.rootpath / 'tools/dist_train.sh'
+        done = subprocess.run(
+            ['bash', script, folder / 'search.py', str(processes), '--work-dir', folder],
+            cwd=folder, env=dict(os.environ, PYTHON=sys.executable, PYTHONPATH=str(pytestconfig.rootpath / 'tests')),
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return torch.load(folder / 'epoch_5.pth', weights_only=False)
+
+    return run
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='exact on the CPU')
+def test_two_processes_search_as_one_with_twice_the_batch(search):
+    two, one = search(2, 4), search(1, 8)
+    assert [two['meta']['iter'], one['meta']['iter']] == [50, 50]
+    two, one = two['state_dict'], one['state_dict']
+    assert torch.equal(two['mutator.final_mask'], one['mutator.final_mask']) and bool(one['mutator.settled'])
+    assert not bool(one['mutator.final_mask'].all())
+    assert two.keys() == one.keys()
+    for name, expected in one.items():
+        torch.testing.assert_close(
+            two[name], expected, rtol=1e-5, atol=1e-7, msg=lambda said, name=name: f'{name}: {said}'
+        )
