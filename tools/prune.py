@@ -26,6 +26,12 @@ def parse_args() -> argparse.Namespace:
         default='inherit',
         help='whether the written config starts from the sliced weights or from new ones (default: inherit)',
     )
+    parser.add_argument(
+        '--ema',
+        action=argparse.BooleanOptionalAction,
+        help='take the weights that EMAHook averaged, or those of the last step '
+        '(default: averaged ones, as validated, where the checkpoint holds some)',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace the export that --out-dir holds')
     add_cfg_options(parser)
     return parser.parse_args()
@@ -34,7 +40,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the export."""
     args = parse_args()
-    prune(load_config(args.config, args.cfg_options), args.checkpoint, args.out_dir, args.init, args.overwrite)
+    config = load_config(args.config, args.cfg_options)
+    prune(config, args.checkpoint, args.out_dir, args.init, args.overwrite, args.ema)
 
 
 if __name__ == '__main__':

@@ -11,20 +11,28 @@ from ..errors import CheckpointError
 from ..export.export import export
 from ..export.parity import TOLERANCE
 from ..export.write import check_output
+from ..utils.averaged import choose_weights
 from ..utils.checkpoint import check_state_dict, read_checkpoint
 from .search_config import build_algorithm
 
 
 def prune(
-    config: Config, checkpoint: str, out_dir: str, init: str = 'inherit', overwrite: bool = False
+    config: Config,
+    checkpoint: str,
+    out_dir: str,
+    init: str = 'inherit',
+    overwrite: bool = False,
+    averaged: bool | None = None,
 ) -> dict[str, Any]:
     """Load a searched supernet, slice it, write it, print what came out.
+
+    ``averaged`` chooses weights, see :func:`mmdms.utils.averaged.choose_weights`.
 
     Raises:
         ConfigError, CheckpointError, BudgetError: for input that cannot be used; nothing is written.
     """
     folder = check_output(out_dir, overwrite)
-    state = read_checkpoint(checkpoint)['state_dict']
+    state = choose_weights(read_checkpoint(checkpoint), checkpoint, averaged)
     algorithm = build_algorithm(config)
     check_state_dict(algorithm, state, checkpoint)
     own = algorithm.state_dict()

@@ -9,6 +9,9 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS, init_default_scope
 from mmengine.runner import Runner
 
+from mmdms.commands.prune import prune
+from mmdms.errors import CheckpointError
+
 EMA = dict(type='EMAHook', momentum=0.1, update_buffers=True, priority=49)
 
 
@@ -86,3 +89,53 @@ def test_resumed(config, tmp_path):
     resumed = train(config, tmp_path, resume=True, load_from=str(tmp_path / 'epoch_2.pth'))
     assert [resumed.epoch, len(StructureSeen.seen)] == [4, 2]
     assert_saved(resumed, tmp_path / 'epoch_4.pth')
+
+
+@pytest.fixture(scope='module')
+def searched(config, tmp_path_factory):
+    """Config, model and last checkpoint of a search with averaged weights."""
+    folder = tmp_path_factory.mktemp('averaged')
+    model = train(config, folder).model
+    return config, model, folder / 'epoch_4.pth'
+
+
+def head_of(folder):
+    return torch.load(folder / 'checkpoint.pth', weights_only=True)['state_dict']['head.fc.bias']
+
+
+def test_which_weights_are_exported(searched, tmp_path, capsys):
+    """The bias of the classifier is cut by no structure, so that it shows what was taken."""
+    config, model, checkpoint = searched
+    last = model.state_dict()['architecture.head.fc.bias']
+    averaged = torch.load(checkpoint, weights_only=False)['state_dict']['architecture.head.fc.bias']
+    assert not torch.equal(last, averaged)
+    structures = []
+    for choice, expected, said in (
+        (None, averaged, 'weights: averaged by EMAHook, as validated; --no-ema takes those of the last step'),
+        (True, averaged, 'weights: averaged by EMAHook'),
+        (False, last, 'weights: those of the last step, not their averages'),
+    ):
+        folder = tmp_path / str(choice)
+        prune(config, str(checkpoint), str(folder), averaged=choice)
+        torch.testing.assert_close(head_of(folder), expected, rtol=0, atol=0)
+        assert said in capsys.readouterr().out
+        structures.append((folder / 'subnet.json').read_text())
+    assert len(set(structures)) == 1
+
+
+def test_no_averaged_weights(searched, tmp_path):
+    config, model, _ = searched
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'plain.pth')
+    with pytest.raises(CheckpointError, match=r'holds no averaged weights \(no ema_state_dict\): leave --ema out'):
+        prune(config, str(tmp_path / 'plain.pth'), str(tmp_path / 'out'), averaged=True)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_half_of_the_last_weights(searched, tmp_path):
+    config, _, checkpoint = searched
+    content = torch.load(checkpoint, weights_only=False)
+    del content['ema_state_dict']['module.architecture.head.fc.bias']
+    content = {key: content[key] for key in ('state_dict', 'ema_state_dict')}
+    torch.save(content, tmp_path / 'half.pth')
+    with pytest.raises(CheckpointError, match='is damaged: its state_dict has .* leave --no-ema out'):
+        prune(config, str(tmp_path / 'half.pth'), str(tmp_path / 'out'), averaged=False)
