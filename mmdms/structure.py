@@ -14,6 +14,7 @@ from .errors import StructureError
 
 FORMAT = 'mmdms.structure'
 VERSION = 1
+KINDS = ('channels', 'heads', 'depth')
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,20 @@ class Structure:
         """
         if not isinstance(data, dict) or data.get('format') != FORMAT:
             raise StructureError(f'this is no mmdms structure: expected "format": "{FORMAT}"')
-        if data.get('version') != VERSION:
+        version = data.get('version')
+        if not _whole(version) or version != VERSION:
+            newer = _whole(version) and version > VERSION
+            remedy = ', which a newer one wrote: update mmdms' if newer else ': export again'
             raise StructureError(
-                f'the structure has format version {data.get("version")!r}; this mmdms reads version {VERSION}: '
-                'update mmdms, or export again'
+                f'the structure has format version {version!r}; this mmdms reads version {VERSION}{remedy}'
             )
-        try:
-            units = [UnitInfo(str(row['name']), str(row['kind']), int(row['total'])) for row in data['units']]
-            kept = [[int(i) for i in row['kept']] for row in data['units']]
-        except (KeyError, TypeError, ValueError) as error:
-            raise StructureError(f'the structure is damaged: {type(error).__name__}: {error}') from error
+        rows = data.get('units')
+        if not isinstance(rows, list):
+            raise StructureError(f'the structure is damaged: "units" must be a list, but it is {rows!r}')
+        for index, row in enumerate(rows):
+            _check_row(index, row)
+        units = [UnitInfo(row['name'], row['kind'], row['total']) for row in rows]
+        kept = [row['kept'] for row in rows]
         return cls(units, kept)
 
     @classmethod
@@ -118,9 +123,31 @@ class Structure:
         """
         try:
             data = json.loads(Path(path).read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StructureError(f'cannot read the structure {path}: {error}') from error
         return cls.from_dict(data)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_row(index: int, row: Any) -> None:
+    """Raise StructureError unless a row of ``units`` has the four keys with values of their types."""
+    where = f'the structure is damaged: units[{index}]'
+    if not isinstance(row, dict):
+        raise StructureError(f'{where} must be a dict, but it is {row!r}')
+    for key in ('name', 'kind', 'total', 'kept'):
+        if key not in row:
+            raise StructureError(f'{where}.{key} is missing')
+    if not isinstance(row['name'], str):
+        raise StructureError(f'{where}.name must be text, but it is {row["name"]!r}')
+    if row['kind'] not in KINDS:
+        raise StructureError(f'{where}.kind must be one of {list(KINDS)}, but it is {row["kind"]!r}')
+    if not _whole(row['total']) or row['total'] < 1:
+        raise StructureError(f'{where}.total must be a whole number from 1, but it is {row["total"]!r}')
+    if not isinstance(row['kept'], list) or not all(_whole(i) for i in row['kept']):
+        raise StructureError(f'{where}.kept must be a list of whole numbers, but it is {row["kept"]!r}')
 
 
 def _check_indices(unit: UnitInfo, kept: Sequence[int]) -> None:

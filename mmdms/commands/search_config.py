@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from ..export.subnet import without_pretrained
 from ..models.algorithms.dms import DMSAlgorithm
 from ..utils.config import check_model_types
+from ..utils.validate import check_model_section, check_training_sections
 
 
 def check_search(config: Config) -> None:
@@ -23,7 +24,8 @@ def check_search(config: Config) -> None:
     Raises:
         ConfigError, BudgetError: the config cannot be searched; the message says why.
     """
-    if 'mutator' in config.model:
+    if 'mutator' in config.model or config.model.get('type') in ('DMSAlgorithm', 'mmdms.DMSAlgorithm'):
+        check_training_sections(config)
         state = np.random.get_state()
         with torch.random.fork_rng(devices=[]):
             build_algorithm(config)
@@ -37,13 +39,14 @@ def build_algorithm(config: Config) -> DMSAlgorithm:
         ConfigError: if the config is not one of a search.
     """
     model = config.get('model') or {}
-    if 'mutator' not in model:
+    if 'mutator' not in model and model.get('type') not in ('DMSAlgorithm', 'mmdms.DMSAlgorithm'):
         raise ConfigError(
             f'config {config.filename!r} is no search config: its model is {model.get("type")!r}; '
             'give the config that tools/train.py searched with'
         )
     init_default_scope(config.get('default_scope') or 'mmengine')
     check_model_types(config)
+    check_model_section(model)
     built = without_pretrained(model)
     if config.get('data_preprocessor') is not None:
         built.setdefault('data_preprocessor', config.data_preprocessor)

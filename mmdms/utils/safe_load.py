@@ -45,8 +45,9 @@ def load_plain(file: str | Path) -> Any:
     Raises:
         Exception: whatever reading a damaged file raises; ``UnpicklingError`` for what is no plain data.
     """
-    with torch.serialization.safe_globals(plain_classes()):
-        return torch.load(file, map_location='cpu', weights_only=True)
+    # Not for the moment alone: leaving `torch.serialization.safe_globals` would take away what others have allowed.
+    torch.serialization.add_safe_globals(plain_classes())
+    return torch.load(file, map_location='cpu', weights_only=True)
 
 
 def force_plain_loads() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mmdms.utils.safe_load import FORCE
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'digits' / 'resnet18_b64_digits.py'
 
@@ -55,6 +57,8 @@ def fail_tool(monkeypatch, capsys, tmp_path):
     def run(name, *args):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
+        monkeypatch.setenv(FORCE, '0')  # the tools set it, for their process; undone after the test
+        monkeypatch.delenv(FORCE)
         before = set(tmp_path.rglob('*'))
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from ...api import build_model_space
+from ...errors import BudgetError, ConfigError
 from ...registry import MODELS, MUTATORS
 from ...utils.architecture import build_architecture, check_input_shape
 
@@ -51,8 +52,14 @@ class DMSAlgorithm(BaseModel):
         self.input_shape = check_input_shape(input_shape)
         # The registry of mutators has no parent: without a scope of its own mmengine would search the default one.
         self.mutator = MUTATORS.build({'_scope_': 'mmdms', **mutator})
-        space = build_model_space(model, self.input_shape, include, exclude)
-        self.mutator.prepare(model, space, mode_of=self)
+        try:
+            space = build_model_space(model, self.input_shape, include, exclude)
+        except ConfigError as error:
+            raise ConfigError(f'model.{error}') from error
+        try:
+            self.mutator.prepare(model, space, mode_of=self)
+        except (ConfigError, BudgetError) as error:
+            raise type(error)(f'model.mutator: {error}') from error
         self.register_load_state_dict_pre_hook(_accept_plain_checkpoint)
         if freeze_weights:
             model.requires_grad_(False)
