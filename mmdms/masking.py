@@ -35,12 +35,14 @@ class MaskBank:
         self.token: Any = None
         self.number = 0
         self._extended: Tensor | None = None
+        self._known: list[float] | None = None
 
     def set(self, values: Tensor | None, token: Any = None) -> None:
         """Use these masks from now on."""
         self.values = values
         self.token = token
         self.number += 1
+        self._known = None
         # FIXED is -1, so that one more element at the end is the mask of positions that always stay.
         self._extended = None if values is None else torch.cat([values, values.new_ones(1)])
 
@@ -52,6 +54,14 @@ class MaskBank:
         for other in others:
             mask = mask * self._extended[other]
         return mask
+
+    def known(self, element: int) -> float | None:
+        """The mask of one element as a number, of masks that stay; None of others, which hang on a graph."""
+        if self.values is None or self.token is None:
+            return None
+        if self._known is None:
+            self._known = self.values.tolist()
+        return self._known[element]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
         # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values.
@@ -121,8 +131,12 @@ class BlockGate:
         self.element = element
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self.bank.values is None:
+        known = self.bank.known(self.element)
+        # A block that is gone still takes part in training: all its weights have gradients, of 0, on every rank.
+        if self.bank.values is None or known == 1.0:
             return None
+        if known == 0.0 and not torch.is_grad_enabled():
+            return (*args[: len(output)], *output[len(args) :]) if isinstance(output, tuple) else args[0]
         if isinstance(output, tuple):
             return tuple(self._gated(given, result) for given, result in zip(args, output, strict=False))
         return self._gated(args[0], output)

@@ -174,3 +174,28 @@ def test_products_are_kept_in_evaluation_while_nothing_changes():
         assert torch.equal(masked(weight), weight) and masked._kept is None
     bank.set(torch.tensor([1.0, 0.0]), token=3)
     assert masked(weight).requires_grad and masked._kept is None
+
+
+def test_gates_of_masks_that_stay(net):
+    space = space_of(net, image())
+    masks = Masks(net, space)
+    (unit,) = (index for index, unit in enumerate(space.units) if unit.kind == 'depth')
+    element = space.offsets[unit]
+    values = torch.ones(space.num_elements)
+    values[element] = 0  # the first block is gone, the second stays
+    results = []
+    for token in (None, 'fixed'):
+        masks.set(values, token)
+        assert masks.bank.known(element) == (None if token is None else 0.0)
+        net.zero_grad()
+        out = net(image())
+        out.sum().backward()
+        with torch.no_grad():
+            torch.testing.assert_close(net(image()), out)
+        results.append((out.detach(), [p.grad.clone() for p in net.parameters()]))
+    (expected, gradients), (found, others) = results
+    assert torch.equal(found, expected)
+    # The block that is gone has gradients of 0, not none.
+    for a, b in zip(gradients, others, strict=True):
+        torch.testing.assert_close(b, a)
+    assert all(float(p.grad.abs().sum()) == 0 for p in net.blocks[0].parameters())

@@ -214,11 +214,9 @@ class BaseMutator(nn.Module):
         if training and not self.settled:
             self.masks.set(self._training_mask())
             return
-        if training:
-            mask = self.hard_mask().to(torch.float32)
-            if not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
-                mask.requires_grad_()  # frozen weights and a fixed structure: a loss must still have a gradient
-            self.masks.set(mask)
+        if training and not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
+            # Frozen weights and a fixed structure: a loss must still have a gradient.
+            self.masks.set(self.hard_mask().to(torch.float32).requires_grad_())
             return
         # Nothing is computed again while the structure stays: PyTorch counts the writes to a buffer.
         token = tuple((id(buffer), buffer._version) for buffer in self.buffers(recurse=False))
