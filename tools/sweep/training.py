@@ -52,8 +52,8 @@ def training_step(
     if is_detector(model) and "'with_mask': True" not in str(config.get('train_dataloader')):
         for row in samples:
             del row['data_samples'].gt_instances.masks
-    collate = (config.get('train_dataloader') or {}).get('collate_fn') or dict(type='pseudo_collate')
-    data = FUNCTIONS.get(collate['type'])(samples)
+    collate = dict((config.get('train_dataloader') or {}).get('collate_fn') or dict(type='pseudo_collate'))
+    data = FUNCTIONS.get(collate.pop('type'))(samples, **collate)
     hub = MessageHub.get_current_instance()  # some losses ask it how far the run is
     for key, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
         hub.update_info(key, value)
