@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -20,6 +20,7 @@ from ..registry import HOOKS, MODELS, MUTATORS
 
 OWN_HOOKS = ('BudgetHook', 'ResumeHook')
 COMMON_HOOK_KEYS = ('type', 'priority')
+MAX = sys.float_info.max
 
 
 def check_model_section(model: Any) -> None:
@@ -175,5 +176,6 @@ def _whole(value: Any) -> bool:
 
 
 def _number(path: str, value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    # A whole number beyond every float is none either.
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not -MAX <= value <= MAX:
         raise ConfigError(f'{path} must be a finite number, but it is {value!r}')
