@@ -100,7 +100,7 @@ class Structure:
             raise StructureError(f'this is no mmdms structure: expected "format": "{FORMAT}"')
         version = data.get('version')
         if not _whole(version) or version != VERSION:
-            newer = _whole(version) and version > VERSION
+            newer = isinstance(version, int) and version > VERSION
             remedy = ', which a newer one wrote: update mmdms' if newer else ': export again'
             raise StructureError(
                 f'the structure has format version {version!r}; this mmdms reads version {VERSION}{remedy}'

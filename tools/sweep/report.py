@@ -52,7 +52,7 @@ proposal network and of the RoI head on given proposals (20 to compare, as many 
   those of the DETR family.
 - **parity**: largest difference of the sliced from the masked network, as a share of the largest output; the worst of
   the seeds. Gate: at most {parity:g}.
-- **trace**: processor seconds to trace and verify. Gate: below {seconds:g}.
+- **trace**: processor seconds to trace and verify. Gate of classifiers: below {seconds:g}.
 - **memory**: peak of the process, interpreter and libraries included, when the space was traced and verified, and in
   brackets at the end (export, training step). Gate of classifiers: the first below {memory:g} GB.
 - Also held to gates: the loss is finite; the reloaded export computes what the sliced network computes, to {reload:g}
