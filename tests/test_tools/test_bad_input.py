@@ -169,3 +169,9 @@ def test_a_search_of_a_newer_format_is_refused(fail_tool, tmp_path_factory, comm
 
 def test_at_least_forty_bad_inputs():
     assert len(OPTIONS) >= 40
+
+
+def test_the_docs_list_them():
+    text = (ROOT / 'docs' / 'reliability.md').read_text(encoding='utf-8')
+    assert [option for option in OPTIONS if f'`{option}`' not in text] == []
+    assert f'{len(OPTIONS) + 6} of them' in text
