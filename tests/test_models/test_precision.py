@@ -111,7 +111,10 @@ def test_zero_grad_forgets_the_masks_too():
     assert mutator._gradient is None and model[0].weight.grad is None
 
 
-def test_bfloat16_autocast_on_the_cpu():
+@pytest.mark.parametrize(
+    ('dtype', 'scale', 'tolerance'), [(torch.bfloat16, 1.0, 0.05), (torch.float16, 2.0**16, 0.01)]
+)
+def test_autocast_on_the_cpu(dtype, scale, tolerance):
     """Masked weights, gates and the update work under autocast, and importance is that of float32 but for rounding."""
     found = []
     for enabled in (False, True):
@@ -122,13 +125,33 @@ def test_bfloat16_autocast_on_the_cpu():
             mutator.set_progress(index / 20)
             optimizer.zero_grad()
             x, y = batch(index)
-            with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            with torch.autocast('cpu', dtype, enabled=enabled):
                 out = model(x)
-                assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
-            F.cross_entropy(out.float(), y).backward()
+                assert out.dtype == (dtype if enabled else torch.float32)
+            mutator.loss_scale = scale
+            (F.cross_entropy(out.float(), y) * scale).backward()
             optimizer.step()
         assert mutator.keep_ratio.dtype == mutator.importance.dtype == torch.float32
         found.append(mutator.importance)
     exact, rounded = found
     assert not torch.equal(exact, rounded)
-    assert float((exact - rounded).norm() / exact.norm()) < 0.05
+    assert float((exact - rounded).norm() / exact.norm()) < tolerance
+
+
+def test_float16_that_really_overflows():
+    """Gradients in float16 end at 65504: the scaler steps back, the structure waits, and the search goes on."""
+    run = Run(2.0**23, total=20)
+    x, y = batch(size=64)
+    scales, moved = [], []
+    for _ in range(7):
+        before = state_of(run.mutator)
+        run.hook.before_train_iter(run, run.iter)
+        with torch.autocast('cpu', torch.float16):
+            out = run.architecture(x)
+        run.optim_wrapper.update_params(F.cross_entropy(out.float(), y))
+        run.iter += 1
+        scales.append(run.optim_wrapper.loss_scaler.get_scale())
+        moved.append(not torch.equal(before['importance'], run.mutator.importance))
+    assert scales[0] == 2.0**22 and scales[-1] == scales[-2]
+    assert moved == [scale == before for scale, before in zip(scales, [2.0**23, *scales], strict=False)]
+    assert bool(torch.isfinite(run.mutator.importance).all())

@@ -2,6 +2,8 @@
 
 import torch
 import torch.distributed
+from mmengine.model import convert_sync_batchnorm
+from searched import batch, searched
 from torch import nn
 
 from mmdms.utils.distributed import CPUDistributedDataParallel
@@ -21,3 +23,25 @@ def test_synchronised_norms_become_plain_ones(tmp_path, capsys):
     assert wrapped.module[2][0].eps == 1e-2
     assert wrapped.module.state_dict().keys() == state.keys()
     assert torch.equal(wrapped.module[0].weight, state['0.weight'])
+
+
+def test_a_masked_network_whose_norms_are_synchronised():
+    """What a Runner with ``sync_bn='torch'`` does: masks, gates and parameters stay what they were."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 1))
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), block, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model, mutator = searched(nn.Sequential(*layers, nn.Linear(8, 5)))
+    generator = torch.Generator().manual_seed(0)
+    mutator.importance.copy_(torch.rand(len(mutator.importance), generator=generator))
+    mutator.keep_ratio.fill_(0.5)
+    state, x = list(model.state_dict()), batch()[0]
+    model.eval()  # norms that are synchronised train on GPUs only
+    with torch.no_grad():
+        expected = model(x)
+    found = convert_sync_batchnorm(model, 'torch').eval()  # new norms start in training mode
+    assert sum(isinstance(part, nn.SyncBatchNorm) for part in found.modules()) == 2
+    assert list(found.state_dict()) == state
+    with torch.no_grad():
+        assert torch.equal(found(x), expected)
+        mutator.keep_ratio.fill_(1.0)
+        assert not torch.equal(found(x), expected)  # the masks still act
