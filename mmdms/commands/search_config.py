@@ -25,6 +25,7 @@ def check_search(config: Config) -> None:
         ConfigError, BudgetError: the config cannot be searched; the message says why.
     """
     if 'mutator' in config.model or config.model.get('type') in ('DMSAlgorithm', 'mmdms.DMSAlgorithm'):
+        check_model_types(config)  # imports what the scope of the config registers
         check_training_sections(config)
         state = np.random.get_state()
         with torch.random.fork_rng(devices=[]):

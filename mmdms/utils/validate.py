@@ -94,7 +94,8 @@ def check_training_sections(config: Mapping[str, Any]) -> None:
             f"custom_hooks must hold dict(type='mmdms.BudgetHook') once, but holds it {names.count('BudgetHook')} "
             'times: without it the search would never begin'
         )
-    _check_constructor(_mapping('optim_wrapper', config.get('optim_wrapper')))
+    scope = config.get('default_scope') or 'mmengine'
+    _check_constructor(_mapping('optim_wrapper', config.get('optim_wrapper')), scope)
     train_cfg = _mapping('train_cfg', config.get('train_cfg'))
     for key in ('max_epochs', 'max_iters'):
         if train_cfg.get(key) is not None and (not _whole(train_cfg[key]) or train_cfg[key] < 1):
@@ -154,14 +155,16 @@ def _check_schedule(path: str, schedule: Any) -> None:
         raise ConfigError(f'{path}: {error}') from error
 
 
-def _check_constructor(wrapper: Mapping[str, Any]) -> None:
+def _check_constructor(wrapper: Mapping[str, Any], scope: str) -> None:
     constructor = wrapper.get('constructor')
     needed = "set optim_wrapper.constructor='mmdms.DMSOptimWrapperConstructor' in the config"
     if constructor in (None, 'DefaultOptimWrapperConstructor'):
         raise ConfigError(f'optim_wrapper.constructor is {constructor!r}, which does not move the structure: {needed}')
     for key in ('constructor', 'base_constructor'):
         name = wrapper.get(key)
-        if name is not None and OPTIM_WRAPPER_CONSTRUCTORS.get(name) is None:
+        with OPTIM_WRAPPER_CONSTRUCTORS.switch_scope_and_registry(scope) as registry:  # packages have their own
+            known = name is None or not isinstance(name, str) or registry.get(name) is not None
+        if not known:
             raise ConfigError(f'optim_wrapper.{key}={name!r} is not known: is it spelt right, and imported?')
 
 
