@@ -81,9 +81,9 @@ class BaseMutator(nn.Module):
         Raises:
             ConfigError, BudgetError: if the budget cannot be met in this space.
         """
-        check_budget(space, self.metric, self.target)
         if not space.units:
             raise ConfigError('there is nothing to search: every element of the network is frozen or left out')
+        check_budget(space, self.metric, self.target)
         self.space = space
         self.divisors = unit_divisors(space.units, self.divisor)
         self.masks = Masks(model, space)
