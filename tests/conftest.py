@@ -10,9 +10,18 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
+from mmdms.utils.safe_load import FORCE
+
 
 @pytest.fixture(autouse=True, scope='session')
 def quiet_and_frugal():
     """Two threads, and of mmengine's messages only warnings."""
     torch.set_num_threads(2)
     MMLogger.get_instance('mmengine').setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
+def loads_as_a_library(monkeypatch):
+    """A tool that a test runs in this process sets how torch loads files; the next test is no tool."""
+    monkeypatch.setenv(FORCE, '')
+    monkeypatch.delenv(FORCE)

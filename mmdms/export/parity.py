@@ -46,7 +46,7 @@ class Parity:
 
 
 def prepare_for_parity(model: nn.Module, seed: int = 0, cast: bool = True) -> nn.Module:
-    """A float64 copy in evaluation mode whose norms and constant parameters are randomised.
+    """A float64 copy in evaluation mode whose norms and constant parameters are randomised, and small weights scaled.
 
     A trained or freshly built norm can hide an error: with a zero scale, or a
     zero shift, a channel that was dropped by mistake would pass unnoticed. So
@@ -75,7 +75,7 @@ def prepare_for_parity(model: nn.Module, seed: int = 0, cast: bool = True) -> nn
 
 
 def _random_values(model: nn.Module, seed: int) -> dict[int, Tensor]:
-    """New values, by id, of the parameters and buffers of norms, and of parameters that are constant."""
+    """New values, by id: of norms' parameters and buffers, of constant parameters, of weights too small to be seen."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[int, Tensor] = {}
 
@@ -92,7 +92,20 @@ def _random_values(model: nn.Module, seed: int) -> dict[int, Tensor]:
             if bool((parameter == parameter.flatten()[0]).all()):
                 bound = max(parameter[0].numel(), 1) ** -0.5
                 draw(parameter, -bound, bound)
+            elif parameter.dim() > 1:
+                gain = (2 / parameter[0].numel()) ** 0.5  # He et al., "Delving Deep into Rectifiers", 2015
+                spread = float(parameter.detach().std())
+                if 0 < spread < gain * (FAINT if parameter.dim() == 2 else NEARLY):
+                    found[id(parameter)] = parameter.detach().double() * (gain / spread)
     return found
+
+
+FAINT, NEARLY = 0.25, 0.9
+"""Weights with less than this share of He's spread are scaled up to it: of linear layers, and of convolutions.
+
+Without, what a first layer does could fade to nothing on its way through a deep network of small weights, and so would
+a mistake there. Transformers, whose norms keep what passes at one scale, share their large matrices.
+"""
 
 
 NORMS = (

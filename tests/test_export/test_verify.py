@@ -1,13 +1,19 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.registry import init_default_scope
 from tiny import Net, conv, image, sizes
 from torch import nn
 
 from mmdms.api import build_search_space
-from mmdms.export.parity import Parity, _difference, check_parity, prepare_for_parity
+from mmdms.export.parity import Parity, _difference, check_parity, compare, prepare_for_parity
+from mmdms.export.subnet import without_pretrained
 from mmdms.export.verify import freeze_units, random_structure, uneven_structure
 from mmdms.tracing.search_space import FIXED
+from mmdms.utils.architecture import build_architecture, tensor_forward
+from mmdms.utils.config import load_config
 
 
 class Block(nn.Module):
@@ -121,8 +127,9 @@ def test_prepared_networks_hide_nothing(net):
     for tensor in (prepared.norm.weight, prepared.norm.bias, prepared.norm.running_mean, prepared.norm.running_var):
         assert len(set(tensor.tolist())) == 6
     assert len(set(prepared.scale.tolist())) == 6
-    # What is not constant stays as it is, and so does the network itself.
-    torch.testing.assert_close(prepared.stem.weight, net.stem.weight.double(), rtol=0, atol=0)
+    # What is not constant stays as it is but for its scale, and so does the network itself.
+    stem, inputs = net.stem.weight.detach().double(), net.stem.weight[0].numel()
+    torch.testing.assert_close(prepared.stem.weight.detach(), stem / stem.std() * (2 / inputs) ** 0.5)
     assert net.norm.weight.tolist() == [1.0] * 6 and net.training
 
 
@@ -179,3 +186,21 @@ def test_a_small_output_is_compared_beside_a_large_one():
     nothing = torch.zeros(3).double()  # what should be 0 and is only rounding
     assert _difference([large, nothing], [large, nothing + 1e-12]).holds
     assert not _difference([large, nothing], [large, nothing + 1e-3]).holds
+
+
+@pytest.mark.parametrize(
+    'config',
+    ['mobilenet_v2/mobilenet-v2_8xb32_in1k.py', 'efficientnet/efficientnet-b0_8xb32_in1k.py'],
+)
+def test_a_change_of_the_first_layer_is_seen_at_the_last(config):
+    """As PyTorch initialises them, what their first layer does is no more than rounding in their output."""
+    config = load_config(f'mmpretrain::{config}')
+    init_default_scope('mmpretrain')
+    model = build_architecture(without_pretrained(config.model), config.get('data_preprocessor'))
+    prepared = prepare_for_parity(model)
+    changed = copy.deepcopy(prepared)
+    first = next(p for p in changed.parameters() if p.dim() == 4)
+    with torch.no_grad():
+        first[0] *= 1.01
+    inputs = (torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)),)
+    assert compare(prepared, changed, inputs, tensor_forward).share > 1e-6

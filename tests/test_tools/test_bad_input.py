@@ -35,7 +35,7 @@ OPTIONS = {
     'model.include=[1,2]': 'model.include must be a list of patterns over module names, but it is [1, 2]',
     'model.include=[bone.*]': "model.include pattern 'bone.*' matches no searchable layer",
     'model.exclude=[nothing.like.it]': "model.exclude pattern 'nothing.like.it' matches no searchable layer",
-    'model.exclude=[*]': 'with everything removable removed the network still costs 1.0000 of the supernet',
+    'model.exclude=[*]': 'there is nothing to search: every element of the network is frozen or left out',
     'model.mutator=DMS': "model.mutator must be a dict, but it is 'DMS'",
     'model.mutator.type=mmdms.DMSMutatr': "is not a mutator: did you mean 'mmdms.DMSMutator'?",
     'model.mutator.type=3': 'model.mutator.type=3 is not a mutator',
