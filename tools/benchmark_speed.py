@@ -29,7 +29,8 @@ from speed import measure  # noqa: E402
 from speed.networks import NETWORKS  # noqa: E402
 from speed.report import make_report  # noqa: E402
 
-WHAT = ('operator', 'steps', 'subnet', 'setup', 'memory')
+WHAT = ('operator', 'steps', 'subnet', 'setup', 'memory', 'endurance')
+ITERATIONS = 5000
 WAYS = ('shrink', 'refine', 'settle', 'reference', 'torch-pruning')
 KEY = ('what', 'network', 'config', 'size', 'batch', 'elements', 'units', 'threads', 'device')
 SETUP = [
@@ -111,6 +112,8 @@ def jobs(args):
     if 'setup' in args.what:
         for config, size in SETUP:
             yield dict(what='setup', config=config, size=size), lambda c=config, s=size: measure.setup(c, s)
+    if 'endurance' in args.what:
+        yield dict(what='endurance', network='resnet18-cifar'), lambda: measure.endurance(ITERATIONS)
     if 'memory' in args.what:
         for name, size, batch in networks:
             yield (

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from mmengine.optim import OptimWrapper
 
 from mmdms.api import build_model_space
 from mmdms.export.parity import check_parity
@@ -166,6 +168,35 @@ def setup(config_name: str, size: int) -> dict[str, Any]:
         params=sum(p.numel() for p in model.parameters()), units=len(space.units), elements=space.num_elements,
         trace_seconds=traced, export_seconds=sliced, build_seconds=time.process_time() - begin,
     )  # fmt: skip
+
+
+def endurance(iterations: int, parts: int = 10) -> dict[str, Any]:
+    """A search of many iterations on a small network: resident memory and median step time of each part of it.
+
+    Returns:
+        ``rss_mb`` at the end of every part, and ``milliseconds`` of a step in it. Phases differ in what a step does:
+        the first half shrinks, the next quarter refines, the last is settled.
+    """
+    config = load('resnet18-cifar', 16)
+    model = build(config)
+    inputs, samples = batch_of(config, model, 16, 2)
+    network = search(config, model, inputs)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    network.mutator.attach(optimizer)
+    wrapper = OptimWrapper(optimizer)
+    rss, milliseconds, seconds = [], [], []
+    for iteration in range(iterations):
+        begin = time.perf_counter()
+        network.mutator.set_progress(iteration / iterations)
+        loss, _ = network.parse_losses(network(inputs, samples, mode='loss'))
+        wrapper.update_params(loss)
+        seconds.append(time.perf_counter() - begin)
+        if (iteration + 1) % (iterations // parts) == 0:
+            rss.append(round(psutil.Process().memory_info().rss / 1e6, 1))
+            milliseconds.append(round(statistics.median(seconds) * 1e3, 2))
+            seconds = []
+    found = dict(rss_mb=rss, milliseconds=milliseconds)
+    return dict(what='endurance', network='resnet18-cifar', iterations=iterations, **found)
 
 
 def all_pairs(importance: torch.Tensor) -> torch.Tensor:

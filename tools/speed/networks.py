@@ -37,6 +37,7 @@ NETWORKS = {
     'mobilenetv2': Network('mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'),
     'efficientnet-b0': Network('mmpretrain::efficientnet/efficientnet-b0_8xb32_in1k.py'),
     'deit-tiny': Network('mmpretrain::deit/deit-tiny_4xb256_in1k.py', ('model.backbone.img_size',)),
+    'resnet18-cifar': Network('mmpretrain::resnet/resnet18_8xb16_cifar10.py'),
     'yolov8-s': Network('mmyolo::yolov8/yolov8_s_syncbn_fast_8xb16-500e_coco.py'),
     'yolov8-n': Network('mmyolo::yolov8/yolov8_n_syncbn_fast_8xb16-500e_coco.py'),
 }

@@ -12,8 +12,8 @@ WAYS = ('shrink', 'refine', 'settle', 'reference', 'torch-pruning')
 
 def make_report(records: Sequence[dict[str, Any]]) -> str:
     """Markdown tables of what there is; the last record of a kind counts."""
-    parts = [_steps(records), _subnet(records), _memory(records), _setup(records), _operator(records)]
-    return '\n\n'.join(filter(None, parts))
+    makers = (_steps, _subnet, _memory, _setup, _operator, _endurance)
+    return '\n\n'.join(filter(None, (make(records) for make in makers)))
 
 
 def _table(title: str, rows: list[list[Any]], headers: Sequence[str]) -> str:
@@ -81,3 +81,12 @@ def _operator(records: Sequence[dict[str, Any]]) -> str:
     ]  # fmt: skip
     heads = ['units', 'elements each', 'sorted, ms', 'all pairs, ms']
     return _table('The operator alone: ranks, mask and gradient', rows, heads)
+
+
+def _endurance(records: Sequence[dict[str, Any]]) -> str:
+    rows = []
+    for r in _of(records, 'endurance'):
+        each = r['iterations'] // len(r['rss_mb'])
+        rows += [[f'{each * (i + 1)}', f'{mb:.0f}', f'{ms:.1f}']
+                 for i, (mb, ms) in enumerate(zip(r['rss_mb'], r['milliseconds'], strict=True))]  # fmt: skip
+    return _table('A search of many iterations', rows, ['iteration', 'resident memory, MB', 'step, ms'])
