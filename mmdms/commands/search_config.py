@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -24,7 +27,7 @@ def check_search(config: Config) -> None:
     Raises:
         ConfigError, BudgetError: the config cannot be searched; the message says why.
     """
-    if 'mutator' in config.model or config.model.get('type') in ('DMSAlgorithm', 'mmdms.DMSAlgorithm'):
+    if _is_search(config.model):
         check_model_types(config)  # imports what the scope of the config registers
         check_training_sections(config)
         state = np.random.get_state()
@@ -40,7 +43,7 @@ def build_algorithm(config: Config) -> DMSAlgorithm:
         ConfigError: if the config is not one of a search.
     """
     model = config.get('model') or {}
-    if 'mutator' not in model and model.get('type') not in ('DMSAlgorithm', 'mmdms.DMSAlgorithm'):
+    if not _is_search(model):
         raise ConfigError(
             f'config {config.filename!r} is no search config: its model is {model.get("type")!r}; '
             'give the config that tools/train.py searched with'
@@ -52,3 +55,8 @@ def build_algorithm(config: Config) -> DMSAlgorithm:
     if config.get('data_preprocessor') is not None:
         built.setdefault('data_preprocessor', config.data_preprocessor)
     return MODELS.build(built)
+
+
+def _is_search(model: Mapping[str, Any]) -> bool:
+    """Whether the config of a model is that of a search, be it with its mutator left out by mistake."""
+    return 'mutator' in model or model.get('type') in ('DMSAlgorithm', 'mmdms.DMSAlgorithm')

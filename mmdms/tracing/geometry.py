@@ -35,12 +35,11 @@ RESAMPLES = {aten.upsample_bilinear2d, aten.upsample_nearest2d, aten.grid_sample
 COSTED = SKIPPED | RESAMPLES | {aten.mean, aten._adaptive_avg_pool2d}
 """Every operation that a rule may find a cost for."""
 
-
 IN_PLACE = {'relu_', 'silu_', 'leaky_relu_', 'hardtanh_', 'hardswish_', 'sigmoid_', 'add_', 'mul_'}
-"""Activations, whose values matter as little."""
+"""Activations and sums in place: they change values alone, which matter as little."""
 
 LARGE = 1 << 16
-"""Tensors of more values than this are not activated: smaller ones may be coordinates."""
+"""Tensors of more values than this are left as they are by those: smaller ones may be coordinates."""
 
 
 def work(packet: Any, args: Sequence[Any], out: Any) -> int:

@@ -33,12 +33,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
             data, holds no weights, or was written by a newer mmdms.
     """
     checkpoint = str(checkpoint)
-    if not is_remote(checkpoint) and not Path(checkpoint).expanduser().is_file():
-        raise CheckpointError(f'no checkpoint at {checkpoint!r}: give the path of a .pth file that training saved')
-    try:
-        content = _load(checkpoint)
-    except Exception as error:  # bytes that are no checkpoint can raise anything
-        raise CheckpointError(_explain(checkpoint, error)) from error
+    content = _read(checkpoint)
     if isinstance(content, Mapping) and isinstance(content.get('state_dict'), Mapping):
         content = dict(content)
     elif isinstance(content, Mapping) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
@@ -47,6 +42,16 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
         raise CheckpointError(f'checkpoint {checkpoint!r} holds no state dict: give a .pth file that training saved')
     _check_version(content, checkpoint)
     return content
+
+
+def _read(checkpoint: str) -> Any:
+    """Content of a checkpoint of any form, as plain data."""
+    if not is_remote(checkpoint) and not Path(checkpoint).expanduser().is_file():
+        raise CheckpointError(f'no checkpoint at {checkpoint!r}: give the path of a .pth file that training saved')
+    try:
+        return _load(checkpoint)
+    except Exception as error:  # bytes that are no checkpoint can raise anything
+        raise CheckpointError(_explain(checkpoint, error)) from error
 
 
 def _load(checkpoint: str) -> Any:
@@ -94,7 +99,7 @@ def check_pretrained(config: Config) -> None:
     """
     for position, checkpoint in _pretrained('model', config.get('model')):
         try:
-            read_checkpoint(checkpoint)
+            _read(checkpoint)  # of whatever form: some backbones load the weights of other projects
         except CheckpointError as error:
             raise CheckpointError(
                 f'{position}.init_cfg starts from pretrained weights that are not to be had: {error}; '

@@ -54,6 +54,9 @@ def test_pretrained_weights_that_are_not_to_be_had(tmp_path):
     check_pretrained(
         Config(dict(model=dict(backbone=dict(init_cfg=there), neck=[dict(init_cfg=dict(type='Xavier'))])))
     )
+    torch.save(dict(model=nn.Linear(2, 3).state_dict()), tmp_path / 'other.pth')  # a form that Swin Transformers load
+    other = dict(type='Pretrained', checkpoint=str(tmp_path / 'other.pth'))
+    check_pretrained(Config(dict(model=dict(backbone=dict(init_cfg=other)))))
     architecture = dict(backbone=dict(init_cfg=[dict(type='Kaiming'), gone]))
     message = (
         r'model\.architecture\.backbone\.init_cfg starts from .* not to be had: no checkpoint at .*b\.pth.*'
