@@ -11,7 +11,7 @@ forward. Blocks of a depth unit are gated as ``x + m * (block(x) - x)``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -79,10 +79,11 @@ class MaskedWeight:
     masks and weight are what they were; the next training step lets go of it.
     """
 
-    def __init__(self, bank: MaskBank, axes: list[tuple[int, Tensor]], ndim: int) -> None:
+    def __init__(self, bank: MaskBank, axes: list[tuple[int, Tensor]], ndim: int, feedback: bool = False) -> None:
         self.bank = bank
         self.axes = axes
         self.ndim = ndim
+        self.feedback = feedback
         self._kept: tuple[Any, Tensor] | None = None
 
     def __call__(self, parameter: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class MaskedWeight:
         return self._kept[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskedWeight:
-        return MaskedWeight(copy.deepcopy(self.bank, memo), list(self.axes), self.ndim)
+        return MaskedWeight(copy.deepcopy(self.bank, memo), list(self.axes), self.ndim, self.feedback)
 
     def _product(self, parameter: Tensor) -> Tensor:
         for index, (dim, elements) in enumerate(self.axes):
@@ -104,8 +105,25 @@ class MaskedWeight:
                 self.axes[index] = (dim, elements)
             view = [1] * self.ndim
             view[dim] = -1
-            parameter = parameter * self.bank.at(elements).view(view).to(parameter.dtype)
+            mask = self.bank.at(elements).view(view).to(parameter.dtype)
+            parameter = Feedback.apply(parameter, mask) if self.feedback else parameter * mask
         return parameter
+
+
+class Feedback(torch.autograd.Function):
+    """``weight * mask`` whose gradient with respect to the weight is that of the product, not masked.
+
+    So a weight that is masked still learns, and can come back: the error feedback of DPF (section 3, update of the
+    dense model by the gradient at the pruned one). ``mask`` broadcasts against ``weight`` and gets no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class ModuleMaskValue:
@@ -176,16 +194,28 @@ def _masked_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn
 
 
 class Masks:
-    """Masks installed on a network; :meth:`remove` takes them off again."""
+    """Masks installed on a network; :meth:`remove` takes them off again.
 
-    def __init__(self, model: nn.Module, space: SearchSpace) -> None:
+    With ``feedback`` a masked weight gets the gradient of the masked one as it is (see :class:`Feedback`).
+    """
+
+    def __init__(self, model: nn.Module, space: SearchSpace, feedback: bool = False) -> None:
         self.bank = MaskBank()
         self._model = model
         adapt(model, masked=True)
         for mask in space.inner:
             installed = model.get_submodule(mask.module).__dict__.setdefault(INNER_MASKS, {})
             installed[mask.name] = ModuleMaskValue(self.bank, mask.elements)
-        self._install_weights(model, space)
+        wanted: dict[str, list[tuple[int, Tensor]]] = {}
+        for axis in space.axes:
+            if axis.role == 'in' and bool((axis.elements != FIXED).any()):
+                wanted.setdefault(axis.parameter, []).append((axis.dim, axis.elements))
+        masked = {
+            name: MaskedWeight(self.bank, wanted[name], parameter.dim(), feedback)
+            for name, parameter in model.named_parameters()
+            if name in wanted
+        }
+        mask_weights(model, masked)
         for element, group in space.blocks.items():
             for name in group:
                 model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element))
@@ -198,22 +228,25 @@ class Masks:
         """Give the modules of the network their own classes back (see :func:`remove_masks`)."""
         remove_masks(self._model)
 
-    def _install_weights(self, model: nn.Module, space: SearchSpace) -> None:
-        wanted: dict[str, list[tuple[int, Tensor]]] = {}
-        for axis in space.axes:
-            if axis.role == 'in' and bool((axis.elements != FIXED).any()):
-                wanted.setdefault(axis.parameter, []).append((axis.dim, axis.elements))
-        by_id = {id(parameter): name for name, parameter in model.named_parameters()}
-        for module in model.modules():
-            masked = {}
-            for attribute, parameter in module._parameters.items():
-                axes = wanted.get(by_id.get(id(parameter), ''))
-                if parameter is not None and axes:
-                    masked[attribute] = MaskedWeight(self.bank, axes, parameter.dim())
-            if masked:
-                for attribute, weight in masked.items():
-                    module.__dict__[_PREFIX + attribute] = weight
-                module.__class__ = _masked_class(type(module), tuple(masked))
+
+def mask_weights(model: nn.Module, masked: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+    """Have modules read their parameters through functions; :func:`remove_masks` undoes it.
+
+    Args:
+        model: its parameters keep their names and their values.
+        masked: name of a parameter to what takes the parameter and returns what the forward pass reads instead.
+    """
+    by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+    for module in model.modules():
+        read = {
+            attribute: masked[by_id[id(parameter)]]
+            for attribute, parameter in module._parameters.items()
+            if by_id.get(id(parameter)) in masked
+        }
+        for attribute, weight in read.items():
+            module.__dict__[_PREFIX + attribute] = weight
+        if read:
+            module.__class__ = _masked_class(type(module), tuple(read))
 
 
 def remove_masks(model: nn.Module) -> None:
