@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +11,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise
 from .geometry import COSTED, work
 from .hints import tracing
 from .labels import FreezeReason, LabelStore, canonical, compact, no_labels
 from .parameters import ParameterIndex
-from .records import Axis, BlockCall, CostTerm, Operation, Trace
+from .records import Axis, CostTerm, Operation, Trace
+from .watch import Watcher
 
 
 @dataclass
@@ -28,55 +28,6 @@ class Record:
     labels: Tensor
     identities: frozenset[str] = frozenset()  # blocks whose input this tensor still carries
     extent: Tensor | None = None  # labels as they were before an adapter hid some: what the tensor's size follows
-
-
-@dataclass
-class Call:
-    """One operation as the dispatcher shows it."""
-
-    func: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    out: Any
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Every tensor among the arguments, in order."""
-        return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Tensor)]
-
-    def arg(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by position or keyword."""
-        if position < len(self.args):
-            return self.args[position]
-        return self.kwargs.get(name, default)
-
-
-Rule = Callable[['Tracer', Call], Any]
-RULES: dict[Any, Rule] = {}
-
-
-def rule(*ops: Any) -> Callable[[Rule], Rule]:
-    """Register how labels pass through some aten operations (all their overloads)."""
-
-    def register(function: Rule) -> Rule:
-        for op in ops:
-            RULES[op] = function
-        return function
-
-    return register
-
-
-def is_pointwise(func: Any) -> bool:
-    """Whether PyTorch tags an operation, or the operation that it does in place, as pointwise."""
-    if torch.Tag.pointwise in func.tags:
-        return True
-    name = func.overloadpacket.__name__
-    namespace = getattr(torch.ops, func.namespace)
-    # Half of the in-place operations, hardtanh_ (ReLU6) among them, lack the tag of their plain form.
-    plain = getattr(namespace, name[:-1], None) if name.endswith('_') else None
-    return plain is not None and any(
-        torch.Tag.pointwise in getattr(plain, overload).tags for overload in plain.overloads()
-    )
 
 
 class Tracer(TorchDispatchMode):
@@ -94,15 +45,14 @@ class Tracer(TorchDispatchMode):
         self.parameters = ParameterIndex(model)
         self._model = model
         self._records: dict[int, Record] = {}
-        self._path: list[str] = []
-        self._calls: Counter[str] = Counter()
+        self._watcher = Watcher(model, self)
 
     # ---- what rules ask and say -------------------------------------------------
 
     @property
     def module(self) -> str:
         """Dotted name of the module that is running."""
-        return self._path[-1] if self._path else ''
+        return self._watcher.module
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
@@ -204,21 +154,12 @@ class Tracer(TorchDispatchMode):
 
     def run(self, forward: Callable[..., Any], inputs: Sequence[Any]) -> Trace:
         """Call ``forward(*inputs)`` under this mode and return what was learnt."""
-        with ExitStack() as stack:
-            for name, module in self._model.named_modules():
-                handles = self._watch(name, module)
-                for handle in handles:
-                    stack.callback(handle.remove)
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(tracing(self))
-            stack.enter_context(self)
+        with self._watcher.watching(), torch.enable_grad(), tracing(self), self:
             outputs = forward(*inputs)
         for leaf in tree_flatten(outputs)[0]:
             if isinstance(leaf, Tensor):
                 self.freeze(self.labels(leaf), 'reaches an output of the network')
-        for name, block in self.trace.blocks.items():
-            if self._calls[name] > 1:
-                block.problem = f'is called {self._calls[name]} times'
+        self._watcher.finish()
         self._records.clear()
         return self.trace
 
@@ -331,90 +272,9 @@ class Tracer(TorchDispatchMode):
                 queue.extend(source[0].next_functions)
         self._records[id(tensor)] = Record(tensor, no_labels(tensor.shape))
 
-    # ---- modules ----------------------------------------------------------------
-
-    def _watch(self, name: str, module: nn.Module) -> list[Any]:
-        parent = self._model.get_submodule(name.rpartition('.')[0]) if '.' in name else self._model
-        # Blocks stand in a container, or side by side with a number in their name (``layer1``, ``layer2``).
-        in_row = name != '' and (isinstance(parent, (nn.Sequential, nn.ModuleList)) or name[-1].isdigit())
-        entered: list[list[tuple[Record, int] | None]] = []  # per argument its record and version
-
-        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
-            self._path.append(name)
-            self._calls[name] += 1
-            entries: list[tuple[Record, int] | None] = []
-            for place, given in enumerate(args if in_row else ()):
-                record = self._records.get(id(given)) if isinstance(given, Tensor) else None
-                if record is not None:
-                    record.identities |= {_stream(name, place)}
-                entries.append(None if record is None else (record, given._version))
-            entered.append(entries)
-
-        def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor):
-                with _disable_current_modes():
-                    self.labels(output)  # an invisible operation is reported under the module that ran it
-            self._path.pop()
-            entries = entered.pop()
-            if entries:
-                self._note_block(name, entries, args, output)
-
-        return [
-            module.register_forward_pre_hook(enter),
-            module.register_forward_hook(leave),
-        ]
-
-    def _note_block(
-        self, name: str, entries: list[tuple[Record, int] | None], args: tuple[Any, ...], output: Any
-    ) -> None:
-        handed_on = output if isinstance(output, tuple) else (output,)
-        streams, identity, problem = [], True, None
-        for place, result in enumerate(handed_on[: len(args)]):
-            entry = entries[place]
-            if not isinstance(result, Tensor):
-                if not _plain(args[place]) or not _plain(result) or args[place] != result:
-                    return
-                continue
-            record = self._records.get(id(result))
-            if entry is None or record is None or result.shape != entry[0].tensor.shape:
-                return
-            streams.append((entry[0].labels, record.labels))
-            identity = identity and _stream(name, place) in record.identities
-            if entry[0].tensor._version != entry[1]:
-                problem = 'writes into its own input'
-        if not streams or len(handed_on) > len(args):
-            return
-        (before, after), *others = streams
-        block = BlockCall(name, before, after, identity, problem, tuple(others), len(handed_on))
-        self.trace.blocks.setdefault(name, block)
-
-
-def _plain(value: Any) -> bool:
-    """Whether a value is of numbers alone (the shape of a map, say), and so can be compared."""
-    return all(leaf is None or isinstance(leaf, (int, float, str)) for leaf in tree_flatten(value)[0])
-
-
-def _stream(block: str, place: int) -> str:
-    """Names what a block was given in some place; what it was given first bears its own name."""
-    return f'{block}:{place}' if place else block
-
 
 MAX_ELEMENTWISE_PARAMETER = 1 << 24
 """Parameters with more elements than this do not get a label per element."""
-
-RESHAPES = {torch.ops.aten.view, torch.ops.aten._unsafe_view, torch.ops.aten.reshape, torch.ops.aten._reshape_alias}
-MOVES = {torch.ops.aten.permute, torch.ops.aten.transpose, torch.ops.aten.t, torch.ops.aten.expand,
-         torch.ops.aten.unsqueeze, torch.ops.aten.squeeze, torch.ops.aten.select, torch.ops.aten.slice}  # fmt: skip
-"""Operations that a size passes through."""
-
-IDENTITY_OPS = {
-    torch.ops.aten.add,
-    torch.ops.aten.add_,
-    torch.ops.aten.clone,
-    torch.ops.aten.detach,
-    torch.ops.aten.alias,
-}
-"""Operations whose result still contains each operand as it was."""
 
 
 def _grad_fn(tensor: Tensor) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..calls import RULES, Call, rule
 from ..labels import canonical, compact, no_labels, varying_dims
-from ..tracer import RULES, Call, Tracer, rule
+from ..tracer import Tracer
 
 aten = torch.ops.aten
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..calls import Call, rule
 from ..labels import canonical, compact, no_labels, varying_dims
-from ..tracer import Call, Tracer, rule
+from ..tracer import Tracer
 
 aten = torch.ops.aten
 

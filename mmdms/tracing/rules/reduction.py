@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..calls import Call, rule
 from ..labels import compact, no_labels, varying_dims
-from ..tracer import Call, Tracer, rule
+from ..tracer import Tracer
 from .sites import expand_along
 
 aten = torch.ops.aten

@@ -12,9 +12,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..calls import Call, rule
 from ..hints import axis_labels
 from ..labels import canonical, compact, no_labels, varying_dims
-from ..tracer import Call, Tracer, rule
+from ..tracer import Tracer
 
 aten = torch.ops.aten
 
