@@ -8,7 +8,6 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from ...api import build_model_space
 from ...errors import BudgetError, ConfigError
 from ...registry import MODELS, MUTATORS
 from ...utils.architecture import build_architecture, check_input_shape
@@ -16,7 +15,7 @@ from ...utils.architecture import build_architecture, check_input_shape
 
 @MODELS.register_module()
 class DMSAlgorithm(BaseModel):
-    """Wraps an architecture, searches it with a mutator and adds the budget loss.
+    """Wraps an architecture, searches or prunes it with a mutator and adds what that wants logged, or as a loss.
 
     The architecture keeps its parameter names (below ``architecture.``), and a
     checkpoint of the plain architecture loads as it is.
@@ -53,7 +52,7 @@ class DMSAlgorithm(BaseModel):
         # The registry of mutators has no parent: without a scope of its own mmengine would search the default one.
         self.mutator = MUTATORS.build({'_scope_': 'mmdms', **mutator})
         try:
-            space = build_model_space(model, self.input_shape, include, exclude)
+            space = self.mutator.survey(model, self.input_shape, include, exclude)
         except ConfigError as error:
             raise ConfigError(f'model.{error}') from error
         try:

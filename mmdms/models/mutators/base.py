@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...api import build_model_space
 from ...budgets.fit import check_budget, fit_to_budget, unit_divisors
 from ...engine.schedule import SearchSchedule
 from ...errors import ConfigError
@@ -15,11 +17,11 @@ from ...masking import MaskRefresh, Masks
 from ...structure import Structure
 from ...tracing.search_space import SearchSpace
 from ...utils.agreement import check_agreement
-from ...utils.checkpoint import SEARCH_VERSION
+from .mutator import Mutator
 
 
-class BaseMutator(nn.Module):
-    """Masks a network during a search.
+class BaseMutator(Mutator):
+    """Masks units of a network during a search.
 
     The network itself is not changed by the caller's leave: its parameters keep
     their names, and masks follow every forward pass (soft or hard while it
@@ -30,16 +32,14 @@ class BaseMutator(nn.Module):
             costs at most ``target``, in (0, 1], of the supernet.
         schedule: arguments of :class:`mmdms.engine.SearchSchedule`.
         divisor: widths are rounded to multiples of it; ``'auto'`` is 8 where widths allow.
-        check_ranks_every: in a distributed run, steps between two checks that all processes
-            hold the same structure; they cost one small collective each. 0: never.
+        check_ranks_every: see :class:`Mutator`.
 
     Raises:
         ConfigError: for values out of range; the message names the key.
     """
 
-    _version = SEARCH_VERSION  # PyTorch writes it beside the state, and `read_checkpoint` looks at it
+    schedule_type: type = SearchSchedule
 
-    settled: Tensor
     final_mask: Tensor
     unit: Tensor
     totals: Tensor
@@ -53,20 +53,19 @@ class BaseMutator(nn.Module):
         divisor: int | str = 'auto',
         check_ranks_every: int = 100,
     ) -> None:
-        super().__init__()
-        if type(check_ranks_every) is not int or check_ranks_every < 0:
-            raise ConfigError(
-                f'mutator.check_ranks_every must be a number of steps, or 0 for never, but it is {check_ranks_every!r}'
-            )
-        self.check_ranks_every = check_ranks_every
+        super().__init__(check_ranks_every)
         if not isinstance(budget, dict) or set(budget) != {'metric', 'target'}:
             raise ConfigError(f"mutator.budget must be dict(metric='flops', target=0.5), but it is {budget!r}")
         self.metric: str = budget['metric']
         self.target: float = budget['target']
-        self.schedule = SearchSchedule(**(schedule or {}))
+        self.schedule = self.schedule_type(**(schedule or {}))
         self.divisor = divisor
-        self.progress = 0.0
-        self.attached = False
+
+    def survey(
+        self, model: nn.Module, input_shape: tuple[int, int, int], include: Iterable[str], exclude: Iterable[str]
+    ) -> SearchSpace:
+        """The search space of a network (see :func:`mmdms.api.build_model_space`)."""
+        return build_model_space(model, input_shape, include, exclude)
 
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """Install masks on ``model``.
@@ -86,7 +85,7 @@ class BaseMutator(nn.Module):
         check_budget(space, self.metric, self.target)
         self.space = space
         self.divisors = unit_divisors(space.units, self.divisor)
-        self.masks = Masks(model, space)
+        self.masks = self._install(model, space)
         self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
         self.register_buffer('final_mask', torch.ones(space.num_elements, dtype=torch.bool))
         units = space.units
@@ -103,16 +102,6 @@ class BaseMutator(nn.Module):
         self.__dict__['_model'] = model
         self.__dict__['_mode_of'] = mode_of or model
         model.register_forward_pre_hook(MaskRefresh(self._refresh))
-
-    def share_state(self, other: BaseMutator) -> None:
-        """Have ``other``, the mutator of a copy of the network, hold the very tensors of this one's state.
-
-        A copy whose weights are averaged over time must not average its
-        structure: means of keep ratios and ranks belong to no structure, and
-        what is no float (the structure, once fixed) would stay as it was first.
-        """
-        for name, value in self.named_buffers(recurse=False):
-            setattr(other, name, value)
 
     @property
     def target_now(self) -> float:
@@ -188,6 +177,9 @@ class BaseMutator(nn.Module):
         """What all processes must hold alike, by name: shape (units,) or (elements,)."""
         settled = self.settled.expand(len(self.totals))
         return {'whether its structure is fixed': settled, 'its structure as fixed': self.final_mask}
+
+    def _install(self, model: nn.Module, space: SearchSpace) -> Masks:
+        return Masks(model, space)
 
     @abstractmethod
     def _hard_mask(self) -> Tensor:

@@ -83,7 +83,6 @@ class DMSMutator(BaseMutator):
         self.structure_lr = structure_lr
         self.structure_momentum = structure_momentum
         self.importance_decay = importance_decay
-        self.loss_scale = 1.0
         self._ranked: tuple[Any, Tensor] | None = None
         self._gradient: Tensor | None = None  # of the task loss with respect to the masks, summed over micro-batches
         self._steps = 0  # of this process
