@@ -51,6 +51,11 @@ class DMSAlgorithm(BaseModel):
         self.input_shape = check_input_shape(input_shape)
         # The registry of mutators has no parent: without a scope of its own mmengine would search the default one.
         self.mutator = MUTATORS.build({'_scope_': 'mmdms', **mutator})
+        if freeze_weights and self.mutator.needs_weights:
+            raise ConfigError(
+                f'model.freeze_weights must be False with {type(self.mutator).__name__}: its masks follow from how '
+                'the weights learn'
+            )
         try:
             space = self.mutator.survey(model, self.input_shape, include, exclude)
         except ConfigError as error:

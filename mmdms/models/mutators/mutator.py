@@ -26,6 +26,7 @@ class Mutator(nn.Module):
     Attributes:
         settled: whether the masks are as they will be exported.
         masks: what is installed on the network.
+        needs_weights: whether masks follow from how the weights learn, so that these must not be frozen.
         loss_scale: of mixed precision, by which the gradients of this step are multiplied.
 
     Raises:
@@ -35,8 +36,11 @@ class Mutator(nn.Module):
     _version = SEARCH_VERSION  # PyTorch writes it beside the state, and `read_checkpoint` looks at it
     schedule_type: type  # dataclass of what `schedule` takes
 
+    needs_weights = False
+
     settled: Tensor
     masks: Any
+    schedule: Any
 
     def __init__(self, check_ranks_every: int = 100) -> None:
         super().__init__()
@@ -89,6 +93,10 @@ class Mutator(nn.Module):
     @abstractmethod
     def set_progress(self, progress: float) -> None:
         """State how much of the run is done, in [0, 1]; call it before every step."""
+
+    @abstractmethod
+    def check_ranks(self) -> None:
+        """Raise ``StructureError`` unless all processes hold the same masks; all must call this."""
 
     @abstractmethod
     def losses(self) -> dict[str, Tensor]:

@@ -1,0 +1,151 @@
+"""Masks over single weights: which may be masked, and how a network reads them masked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .errors import ConfigError
+from .masking import mask_weights, remove_masks
+from .tracing.patterns import Patterns
+
+ENDS = ('first', 'last')
+
+
+class PrunableWeights(dict[str, nn.Parameter]):
+    """Weights that may be masked, by name, and why others may not.
+
+    Attributes:
+        left: reason to the number of weights that are left whole for it.
+    """
+
+    left: Counter[str]
+
+
+def prunable_weights(
+    model: nn.Module, include: Iterable[str] = ('*',), exclude: Iterable[str] = (), keep_dense: Iterable[str] = ()
+) -> PrunableWeights:
+    """Weights of convolutions and linear layers, whatever class they are of.
+
+    Biases, norms and embeddings stay whole (DPF, section 5), and so do parameters that no layer holds as its weight.
+
+    Args:
+        model: any network.
+        include, exclude: shell patterns over module names that select layers.
+        keep_dense: of ``'first'`` and ``'last'``: that layer stays whole too, in the order in which the network
+            registers its layers.
+
+    Raises:
+        ConfigError: for a pattern that matches nothing, or if no weight is left.
+    """
+    ends = list(keep_dense)
+    if isinstance(keep_dense, str) or not set(ends) <= set(ENDS):
+        raise ConfigError(f'mutator.keep_dense must be a list out of {list(ENDS)}, but it is {keep_dense!r}')
+    patterns = Patterns(include, exclude)
+    found, left = PrunableWeights(), Counter[str]()
+    layers: dict[str, str] = {}
+    owners = dict(model.named_modules())
+    for name, parameter in model.named_parameters():
+        owner, _, attribute = name.rpartition('.')
+        reason = _reason(owners[owner], attribute, parameter)
+        if reason is None and not patterns.selects(owner):
+            reason = 'excluded by a pattern'
+        if reason is None:
+            found[name] = parameter
+            layers.setdefault(owner, name)
+        else:
+            left[reason] += parameter.numel()
+    patterns.check_used()
+    order = list(layers.values())
+    for end, index in zip(ENDS, (0, -1), strict=True):
+        if end in ends and order and order[index] in found:
+            left[f'{end} layer'] += found.pop(order[index]).numel()
+    if not found:
+        raise ConfigError(f'there is nothing to prune: every weight is left whole ({_told(left)})')
+    found.left = left
+    return found
+
+
+def _reason(module: nn.Module, attribute: str, parameter: nn.Parameter) -> str | None:
+    if not parameter.requires_grad:
+        return 'frozen'
+    if parameter.dim() < 2:
+        return 'bias, norm or scale'
+    if isinstance(module, (nn.Embedding, nn.LayerNorm, _NormBase)):
+        return 'norm or embedding'
+    return None if attribute in ('weight', 'in_proj_weight') else 'parameter of no layer'
+
+
+def _told(left: Mapping[str, int]) -> str:
+    return ', '.join(f'{reason}: {number:,}' for reason, number in left.items()) or 'the network has none'
+
+
+class WeightFeedback(torch.autograd.Function):
+    """``weight`` where it is kept, 0 elsewhere; the gradient is handed on as it is (DPF, algorithm 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, kept: Tensor) -> Tensor:
+        return torch.where(kept, weight, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class KeptWeight:
+    """What one layer reads in place of its weight.
+
+    In evaluation the product is kept for as long as mask and weight are what they were.
+    """
+
+    def __init__(self, feedback: bool) -> None:
+        self.feedback = feedback
+        self.kept: Tensor | None = None
+        self._product: tuple[Any, Tensor] | None = None
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        kept = self.kept
+        if kept is None:
+            return weight
+        if torch.is_grad_enabled():
+            self._product = None
+            return WeightFeedback.apply(weight, kept) if self.feedback else torch.where(kept, weight, 0.0)
+        state = (weight.data_ptr(), weight._version, weight.dtype, kept.data_ptr(), kept._version)
+        if self._product is None or self._product[0] != state:
+            self._product = state, torch.where(kept, weight, 0.0)
+        return self._product[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KeptWeight:
+        memo[id(self)] = copied = KeptWeight(self.feedback)
+        return copied  # its mutator sets the mask at the next forward pass
+
+
+class WeightMasks:
+    """Masks on the weights of a network; :meth:`remove` takes them off again.
+
+    Args:
+        model: any network.
+        weights: names of parameters.
+        feedback: whether a masked weight gets the gradient of the masked network, or none.
+    """
+
+    def __init__(self, model: nn.Module, weights: Iterable[str], feedback: bool) -> None:
+        self._model = model
+        self.token: Any = None
+        self._read = {name: KeptWeight(feedback) for name in weights}
+        mask_weights(model, self._read)
+
+    def set(self, kept: Mapping[str, Tensor] | None, token: Any = None) -> None:
+        """Use these boolean masks, of the shapes of the weights, from now on; None: none. ``token`` names them."""
+        self.token = token
+        for name, read in self._read.items():
+            read.kept = None if kept is None else kept[name]
+
+    def remove(self) -> None:
+        """Give the modules of the network their own classes back."""
+        remove_masks(self._model)
