@@ -159,6 +159,7 @@ def freeze_units(space: SearchSpace, faults: dict[int, str]) -> SearchSpace:
         sizes=renumbered(space.sizes),
         inner=renumbered(space.inner),
         uncounted=space.uncounted,
+        branches=space.branches,
     )
 
 

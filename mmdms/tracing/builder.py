@@ -70,6 +70,7 @@ class SearchSpaceBuilder:
             searched(sizes),
             searched(inner),
             self._uncounted(),
+            {name: trace.branches[name] for group in blocks.values() for name in group if name in trace.branches},
         )
         space.costs = self._costs(space, element)
         return space

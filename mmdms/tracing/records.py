@@ -107,6 +107,7 @@ class Trace:
     costs: list[CostTerm] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
     blocks: dict[str, BlockCall] = field(default_factory=dict)
+    branches: dict[str, tuple[str, ...]] = field(default_factory=dict)  # block -> parameters that end its branches
     together: dict[str, int] = field(default_factory=dict)  # container -> how many neighbours go or stay together
     streams: dict[str, int] = field(default_factory=dict)  # blocks that hand on several of their arguments -> how many
     sizes: dict[tuple[str, str], Size] = field(default_factory=dict)

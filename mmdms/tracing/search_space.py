@@ -72,6 +72,7 @@ class SearchSpace:
     sizes: list[ModuleSize] = field(default_factory=list)
     inner: list[ModuleMask] = field(default_factory=list)
     uncounted: Mapping[str, str] = field(default_factory=dict)  # module -> operation whose FLOPs are not counted
+    branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # block -> parameters that end its branches
 
     @property
     def offsets(self) -> list[int]:

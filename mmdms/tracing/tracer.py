@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from .branches import BranchFinder
 from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise
 from .geometry import COSTED, work
 from .hints import tracing
@@ -45,6 +46,7 @@ class Tracer(TorchDispatchMode):
         self.parameters = ParameterIndex(model)
         self._model = model
         self._records: dict[int, Record] = {}
+        self.branches = BranchFinder(self.parameters)
         self._watcher = Watcher(model, self)
 
     # ---- what rules ask and say -------------------------------------------------
@@ -119,6 +121,7 @@ class Tracer(TorchDispatchMode):
         """The same values as a tensor of its own, with other labels."""
         with _disable_current_modes(), torch.enable_grad():  # a later guard must find its way back
             other = tensor.view_as(tensor)
+            self.branches.alias(tensor, other)
         known = self._records.get(id(tensor))
         labels = canonical(labels)
         if known is None:
@@ -160,6 +163,7 @@ class Tracer(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self.freeze(self.labels(leaf), 'reaches an output of the network')
         self._watcher.finish()
+        self.trace.branches = self.branches.found()
         self._records.clear()
         return self.trace
 
@@ -170,6 +174,7 @@ class Tracer(TorchDispatchMode):
         # Labels are tensors too: the work on them must not be traced (the mode is off inside its own handler).
         with torch.no_grad():
             self._follow(call)
+            self.branches.follow(call)
         return out
 
     def _follow(self, call: Call) -> None:

@@ -62,12 +62,16 @@ class Watcher:
                     record.identities |= {_stream(name, place)}
                 entries.append(None if record is None else (record, given._version))
             entered.append(entries)
+            if in_row and args and isinstance(args[0], Tensor):
+                self._tracer.branches.enter(name, args[0])
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 with _disable_current_modes():
                     self._tracer.labels(output)  # an invisible operation is reported under the module that ran it
             self._path.pop()
+            if in_row:
+                self._tracer.branches.leave(name, output)
             entries = entered.pop()
             if entries:
                 self._note_block(name, entries, args, output)
