@@ -1,0 +1,1 @@
+"""The parts of ``tools/benchmark_sparsity.py``: networks, methods, runner and report."""
