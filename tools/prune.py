@@ -1,4 +1,4 @@
-"""Export what a search found: a config and a checkpoint that standard tools retrain, test and deploy.
+"""Export what a search or a pruning found: a config and a checkpoint that standard tools retrain, test and deploy.
 
 Example:
     python tools/prune.py configs/dms/dms-50_resnet50_8xb32_in1k.py work_dirs/dms/epoch_10.pth --out-dir pruned
@@ -32,6 +32,11 @@ def parse_args() -> argparse.Namespace:
         help='take the weights that EMAHook averaged, or those of the last step '
         '(default: averaged ones, as validated, where the checkpoint holds some)',
     )
+    parser.add_argument(
+        '--sparse',
+        action='store_true',
+        help='store pruned single weights as values and positions, where that takes less room',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace the export that --out-dir holds')
     add_cfg_options(parser)
     return parser.parse_args()
@@ -41,7 +46,7 @@ def main() -> None:
     """Run the export."""
     args = parse_args()
     config = load_config(args.config, args.cfg_options)
-    prune(config, args.checkpoint, args.out_dir, args.init, args.overwrite, args.ema)
+    prune(config, args.checkpoint, args.out_dir, args.init, args.overwrite, args.ema, args.sparse)
 
 
 if __name__ == '__main__':

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from tabulate import tabulate
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..export.export import export
 from ..export.parity import TOLERANCE
-from ..export.write import check_output
+from ..export.weights import export_weights
+from ..export.write import CHECKPOINT, FILES, check_output
+from ..models.mutators.dpf import DPFMutator
 from ..utils.averaged import choose_weights
 from ..utils.checkpoint import check_state_dict, read_checkpoint
 from .search_config import build_algorithm
@@ -23,10 +27,12 @@ def prune(
     init: str = 'inherit',
     overwrite: bool = False,
     averaged: bool | None = None,
+    sparse: bool = False,
 ) -> dict[str, Any]:
-    """Load a searched supernet, slice it, write it, print what came out.
+    """Load a searched or pruned network, slice it or set its pruned weights to 0, write it, print what came out.
 
-    ``averaged`` chooses weights, see :func:`mmdms.utils.averaged.choose_weights`.
+    ``averaged`` chooses weights, see :func:`mmdms.utils.averaged.choose_weights`; ``sparse`` is for single weights,
+    see :func:`mmdms.export.weights.export_weights`.
 
     Raises:
         ConfigError, CheckpointError, BudgetError: for input that cannot be used; nothing is written.
@@ -43,17 +49,26 @@ def prune(
             'which the supernet does not; give the config that it was searched with'
         )
     algorithm.load_state_dict(state)
+    if isinstance(algorithm.mutator, DPFMutator):
+        report = export_weights(algorithm, config, folder, init, sparse)
+        _print(report, folder)
+        return report
+    if sparse:
+        raise ConfigError(
+            f'--sparse is for single weights (DPFMutator), and {type(algorithm.mutator).__name__} removes channels: '
+            'the exported network is smaller and dense; leave --sparse out'
+        )
     if not algorithm.mutator.settled:
         print(
             'this checkpoint is from before the search fixed its structure: exporting the nearest structure that '
             'meets the budget; it will score below what the search logged until it is retrained'
         )
     report = export(algorithm, config, folder, init)
-    _print(report, str(folder))
+    _print(report, folder)
     return report
 
 
-def _print(report: dict[str, Any], folder: str) -> None:
+def _print(report: dict[str, Any], folder: Path) -> None:
     rows = [
         [metric, report[metric]['supernet'], report[metric]['subnet'], f'{report[metric]["ratio"]:.4f}']
         for metric in ('flops', 'params')
@@ -63,17 +78,22 @@ def _print(report: dict[str, Any], folder: str) -> None:
     print()
     print(tabulate(rows, headers=['', 'supernet', 'subnet', 'ratio'], intfmt=','))
     budget, parity = report['budget'], report['parity']
-    print(
-        f'budget: {budget["metric"]} at most {budget["target"]:.4f} of the supernet, achieved {budget["achieved"]:.4f}'
-    )
-    if budget['achieved'] < 0.99 * budget['target']:
+    if budget['metric'] == 'sparsity':
+        print(f'sparsity: {budget["achieved"]:.4f} of the prunable weights, target {budget["target"]:.4f}')
+    else:
         print(
-            '        this is the nearest structure below the budget: a search with a smaller divisor would come closer'
+            f'budget: {budget["metric"]} at most {budget["target"]:.4f} of the supernet, '
+            f'achieved {budget["achieved"]:.4f}'
         )
+        if budget['achieved'] < 0.99 * budget['target']:
+            print('        this is the nearest structure below it: a search with a smaller divisor would come closer')
     holds = parity['max_abs_diff'] <= TOLERANCE * parity['max_abs_output']
     print(
-        f'parity: sliced and masked network differ by {parity["max_abs_diff"]:.3g} of {parity["max_abs_output"]:.3g}'
+        f'parity: exported and masked network differ by {parity["max_abs_diff"]:.3g} of {parity["max_abs_output"]:.3g}'
     )
     if not holds:
-        raise CheckpointError('the sliced network is not the masked one: this is a bug in mmdms, please report it')
-    print(f'wrote {folder}: config.py, checkpoint.pth, subnet.json, report.json')
+        raise CheckpointError('the exported network is not the masked one: this is a bug in mmdms, please report it')
+    size = os.path.getsize(folder / CHECKPOINT) / 1e6
+    print(
+        f'wrote {folder}: {", ".join(name for name in FILES if (folder / name).exists())} ({size:.1f} MB of weights)'
+    )

@@ -3,6 +3,10 @@
 from .hooks import BudgetHook
 from .optim import DMSOptimWrapperConstructor
 from .resume import ResumeHook, SafeCheckpointHook
-from .schedule import SearchSchedule
+from .schedule import SearchSchedule, SparsitySchedule
+from .sparse import SparseCheckpointHook
 
-__all__ = ['BudgetHook', 'DMSOptimWrapperConstructor', 'ResumeHook', 'SafeCheckpointHook', 'SearchSchedule']
+__all__ = [
+    'BudgetHook', 'DMSOptimWrapperConstructor', 'ResumeHook', 'SafeCheckpointHook', 'SearchSchedule',
+    'SparseCheckpointHook', 'SparsitySchedule',
+]  # fmt: skip

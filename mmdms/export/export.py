@@ -68,7 +68,8 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
         input_shape=list(algorithm.input_shape),
     )
     model = subnet_config(config.model['architecture'], supernet, subnet, space, mask)
-    write_export(folder, retrain_config(config, model, init), plain_state(subnet), structure.to_json(), report)
+    checkpoint = dict(state_dict=plain_state(subnet))
+    write_export(folder, retrain_config(config, model, init), checkpoint, structure.to_json(), report)
     return report
 
 

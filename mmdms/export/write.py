@@ -37,11 +37,18 @@ def check_output(folder: str | Path, overwrite: bool) -> Path:
 
 
 def write_export(
-    folder: Path, config: dict[str, Any], state_dict: dict[str, torch.Tensor], structure: str, report: dict[str, Any]
+    folder: Path, config: dict[str, Any], checkpoint: dict[str, Any], structure: str | None, report: dict[str, Any]
 ) -> None:
-    """Write the four files of an export into a folder beside, then put that in place of ``folder``.
+    """Write the files of an export into a folder beside, then put that in place of ``folder``.
 
     A process that is killed meanwhile leaves what was there, and a hidden folder beside it that can be deleted.
+
+    Args:
+        folder: where the files go.
+        config: content of ``config.py``.
+        checkpoint: content of ``checkpoint.pth``, without ``meta``.
+        structure: text of ``subnet.json``; None where no structure was searched, and there is no such file.
+        report: content of ``report.json``.
 
     Raises:
         ConfigError: if the folder cannot be written; what was there stays.
@@ -52,8 +59,9 @@ def write_export(
             scratch = Path(temporary, 'export')  # a folder for others to read, which a temporary one is not
             scratch.mkdir()
             Config(config).dump(scratch / 'config.py')
-            _save(dict(state_dict=state_dict, meta={}), scratch / CHECKPOINT)
-            (scratch / 'subnet.json').write_text(structure, encoding='utf-8')
+            _save({**checkpoint, 'meta': {}}, scratch / CHECKPOINT)
+            if structure is not None:
+                (scratch / 'subnet.json').write_text(structure, encoding='utf-8')
             (scratch / 'report.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
             _put_in_place(scratch, folder)
     except OSError as error:
@@ -83,7 +91,10 @@ def _put_in_place(scratch: Path, folder: Path) -> None:
 
 def _replace_each(scratch: Path, folder: Path) -> None:
     for name in FILES:
-        os.replace(scratch / name, folder / name)
+        if (scratch / name).exists():
+            os.replace(scratch / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _exchange(one: Path, other: Path) -> bool:

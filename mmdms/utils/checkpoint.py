@@ -11,6 +11,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdms.errors import CheckpointError
 from mmdms.utils.safe_load import force_plain_loads, load_plain
+from mmdms.utils.sparse_storage import expand
 
 SEARCH_VERSION = 1
 """Format of what a search keeps in checkpoints; PyTorch writes it there as ``_version`` of the mutator."""
@@ -26,7 +27,7 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
 
     Returns:
         dict: The checkpoint; its weights are under ``'state_dict'``, also
-        where the file is a bare state dict.
+        where the file is a bare state dict, and dense, also where it stores them as sparse.
 
     Raises:
         CheckpointError: There is no such file, it cannot be read, is no plain
@@ -41,6 +42,10 @@ def read_checkpoint(checkpoint: str | Path) -> dict[str, Any]:
     else:
         raise CheckpointError(f'checkpoint {checkpoint!r} holds no state dict: give a .pth file that training saved')
     _check_version(content, checkpoint)
+    try:
+        expand(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f'the sparse weights of checkpoint {checkpoint!r} cannot be read: {error}') from error
     return content
 
 

@@ -67,8 +67,9 @@ def check_mutator_section(mutator: Any) -> None:
         divisor = mutator['divisor']
         if divisor != 'auto' and (not _whole(divisor) or divisor < 1):
             raise ConfigError(f"{path}.divisor must be 'auto' or a whole number from 1, but it is {divisor!r}")
-    _check_budget(f'{path}.budget', mutator.get('budget'))
-    _check_schedule(f'{path}.schedule', mutator.get('schedule'))
+    if 'budget' in inspect.signature(cls).parameters:
+        _check_budget(f'{path}.budget', mutator.get('budget'))
+    _check_schedule(f'{path}.schedule', cls, mutator)
 
 
 def check_training_sections(config: Mapping[str, Any]) -> None:
@@ -139,18 +140,17 @@ def _check_budget(path: str, budget: Any) -> None:
         raise ConfigError(f'{path}.target must be a share of the supernet in (0, 1], but it is {target!r}')
 
 
-def _check_schedule(path: str, schedule: Any) -> None:
-    from ..engine.schedule import SearchSchedule
-
+def _check_schedule(path: str, cls: Any, mutator: Mapping[str, Any]) -> None:
+    schedule = mutator.get('schedule')
     if schedule is None:
         return
-    known = [field.name for field in fields(SearchSchedule)]
+    known = [field.name for field in fields(cls.schedule_type)]
     for key, value in _mapping(path, schedule).items():
         if key not in known:
             raise _unknown(path, key, known, 'the schedule')
         _number(f'{path}.{key}', value)
     try:
-        SearchSchedule(**schedule)
+        cls.check_schedule(mutator)
     except ConfigError as error:
         raise ConfigError(f'{path}: {error}') from error
 

@@ -189,6 +189,10 @@ class BaseMutator(Mutator):
     def _training_mask(self) -> Tensor:
         """Mask of a training step, with whatever gradients are wanted."""
 
+    def _known_masks(self) -> dict[int, float] | None:
+        """Elements whose mask in a training step is a plain number, of which nothing is learnt."""
+        return None
+
     @abstractmethod
     def _preference(self) -> tuple[Tensor, Tensor]:
         """Searched keep ratio per unit and rank per element, from which a structure is fixed."""
@@ -204,7 +208,7 @@ class BaseMutator(Mutator):
         """Set the masks of the forward pass that begins."""
         training = self.__dict__['_mode_of'].training and torch.is_grad_enabled()
         if training and not self.settled:
-            self.masks.set(self._training_mask())
+            self.masks.set(self._training_mask(), known=self._known_masks())
             return
         if training and not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
             # Frozen weights and a fixed structure: a loss must still have a gradient.

@@ -147,8 +147,13 @@ class DMSMutator(BaseMutator):
             self._report_fault()
             return
         self._faults = 0
-        self.importance.copy_(moving_average(self.importance, taylor, self.importance_decay))
+        importance = moving_average(self.importance, taylor, self.importance_decay)
+        if self.phase == 'refine':  # blocks are kept or gone for good: nothing is learnt of them any more
+            importance = torch.where(self.is_depth[self.unit], self.importance, importance)
+        self.importance.copy_(importance)
         self.velocity.mul_(self.structure_momentum).add_(slope / size.clamp(min=1e-12))
+        if self.phase == 'refine':
+            self.velocity.masked_fill_(self.is_depth, 0.0)  # what it had of the phase before would move them on
         rate = self.structure_lr * float(self.progress - self.last_progress)
         self.last_progress.fill_(self.progress)
         moved = torch.maximum(self.keep_ratio - rate * self.velocity, self.floor).clamp(max=1.0)
@@ -233,6 +238,12 @@ class DMSMutator(BaseMutator):
         mask = self._soft(self.keep_ratio, self._ranks()).detach().to(self.keep_ratio.dtype).requires_grad_()
         mask.register_hook(self._collect)
         return mask
+
+    def _known_masks(self) -> dict[int, float] | None:
+        blocks = list(self.space.blocks)
+        if self.phase == 'shrink' or not blocks:
+            return None
+        return dict(zip(blocks, self._hard_mask()[blocks].float().tolist(), strict=True))
 
     def _collect(self, gradient: Tensor) -> None:
         gradient = gradient.detach() / self.loss_scale  # of the moment: the next micro-batch may have another

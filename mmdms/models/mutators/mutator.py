@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,6 +52,11 @@ class Mutator(nn.Module):
         self.progress = 0.0
         self.loss_scale = 1.0
         self.attached = False
+
+    @classmethod
+    def check_schedule(cls, settings: Mapping[str, Any]) -> None:
+        """Raise ``ConfigError`` unless ``settings['schedule']``, of a mutator's config, adds up."""
+        cls.schedule_type(**settings['schedule'])
 
     def share_state(self, other: Mutator) -> None:
         """Have ``other``, the mutator of a copy of the network, hold the very tensors of this one's state.

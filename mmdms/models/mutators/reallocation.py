@@ -83,6 +83,11 @@ class Reallocation(Mutator):
             return SparsitySchedule(begin, begin, begin)
         return SparsitySchedule(**{**cls.default_schedule, **(given or {})})
 
+    @classmethod
+    def check_schedule(cls, settings: Mapping[str, Any]) -> None:
+        """See :meth:`Mutator.check_schedule`; what a method has times for differs."""
+        cls.make_schedule(settings.get('method', 'feedback'), settings['schedule'])
+
     def attach(self, optimizer: Optimizer) -> None:
         """See :meth:`Mutator.attach`; a step that is skipped (an overflow in mixed precision) does not count."""
         optimizer.register_step_pre_hook(self._before_step)
