@@ -5,13 +5,14 @@ multiply the input dimension of weights: ``conv(x * m, W) = conv(x, W * m)``.
 A module that owns such a weight is given a subclass of its own class whose
 ``weight`` is a property that returns the masked weight; the parameter itself
 stays where it is, under its name. Modules with an adapter mask in their own
-forward. Blocks of a depth unit are gated as ``x + m * (block(x) - x)``.
+forward. Blocks of a depth unit are gated as ``x + m * (block(x) - x)``, or, where
+the trace shows which weights end their branches, by those weights times ``m``.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from .adapters.base import MASKS as INNER_MASKS
 from .adapters.base import adapt, unadapt_masked
+from .ops.products import blend, gather_masks, mask_product
 from .tracing.search_space import FIXED, SearchSpace
 
 
@@ -28,45 +30,78 @@ class MaskBank:
     ``values`` has shape (elements,); ``None`` switches masking off. ``token``
     is what the one who set them knows them by, if they will stay for several
     forward passes; ``number`` counts how often they were set.
+
+    Every place where masks are wanted is registered once; the masks of all
+    places are then gathered at once, whenever masks are set.
     """
 
     def __init__(self) -> None:
         self.values: Tensor | None = None
         self.token: Any = None
         self.number = 0
-        self._extended: Tensor | None = None
-        self._known: list[float] | None = None
+        self._known: Mapping[int, float] | Sequence[float] | None = None
+        self._places: dict[bytes, int] = {}
+        self._indices: list[Tensor] = []  # of every place, its elements
+        self._index: Tensor | None = None  # of all places together
+        self._masks: tuple[Tensor, ...] = ()
 
-    def set(self, values: Tensor | None, token: Any = None) -> None:
-        """Use these masks from now on."""
+    def place(self, elements: Tensor) -> tuple[int, ...]:
+        """Register an axis, of its elements (positions, factors); the result is what :meth:`at` takes."""
+        found = []
+        for factor in elements.cpu().unbind(1):
+            key = factor.numpy().tobytes()
+            if key not in self._places:
+                self._places[key] = len(self._indices)
+                self._indices.append(factor)
+                self._index = None
+            found.append(self._places[key])
+        if self.values is not None and self._index is None:
+            self._gather()
+        return tuple(found)
+
+    def set(self, values: Tensor | None, token: Any = None, known: Mapping[int, float] | None = None) -> None:
+        """Use these masks from now on; ``known`` are elements whose masks are numbers, which need no gradient."""
         self.values = values
         self.token = token
         self.number += 1
-        self._known = None
-        # FIXED is -1, so that one more element at the end is the mask of positions that always stay.
-        self._extended = None if values is None else torch.cat([values, values.new_ones(1)])
+        self._known = known
+        self._gather()
 
-    def at(self, elements: Tensor) -> Tensor:
-        """Masks of the positions of an axis, shape (positions,), of its elements (positions, factors)."""
-        assert self._extended is not None
-        first, *others = elements.unbind(1)
-        mask = self._extended[first]
+    def at(self, place: tuple[int, ...]) -> Tensor:
+        """Masks of the positions of an axis, shape (positions,)."""
+        first, *others = place
+        mask = self._masks[first]
         for other in others:
-            mask = mask * self._extended[other]
+            mask = mask * self._masks[other]
         return mask
 
     def known(self, element: int) -> float | None:
         """The mask of one element as a number, of masks that stay; None of others, which hang on a graph."""
-        if self.values is None or self.token is None:
+        if self.values is None:
             return None
         if self._known is None:
+            if self.token is None:
+                return None
             self._known = self.values.tolist()
-        return self._known[element]
+        return self._known.get(element) if isinstance(self._known, Mapping) else self._known[element]
+
+    def _gather(self) -> None:
+        self._masks = ()
+        if self.values is None or not self._indices:
+            return
+        if self._index is None or self._index.device != self.values.device:
+            # FIXED is -1, and the mask after that of the last element is 1.
+            index = torch.cat(self._indices)
+            self._index = torch.where(index == FIXED, len(self.values), index).to(self.values.device)
+        # At once, and with its graph: activation checkpointing runs the forward pass without gradients first.
+        with torch.set_grad_enabled(self.values.requires_grad):
+            self._masks = gather_masks(self.values, self._index, [len(index) for index in self._indices])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
         # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values.
         copied = MaskBank()
         memo[id(self)] = copied
+        copied._places, copied._indices = dict(self._places), list(self._indices)
         if self.values is not None:
             copied.set(self.values.detach().clone())
         return copied
@@ -75,15 +110,25 @@ class MaskBank:
 class MaskedWeight:
     """What one property multiplies: the axes of a parameter that contract over elements.
 
+    With ``gate``, an element of a depth unit, the parameter ends the branch of a block: it is gated here.
     In evaluation, under masks that stay, the product is kept for as long as
     masks and weight are what they were; the next training step lets go of it.
     """
 
-    def __init__(self, bank: MaskBank, axes: list[tuple[int, Tensor]], ndim: int, feedback: bool = False) -> None:
+    def __init__(
+        self,
+        bank: MaskBank,
+        axes: Sequence[tuple[int, Tensor]],
+        ndim: int,
+        feedback: bool = False,
+        gate: int | None = None,
+    ) -> None:
         self.bank = bank
-        self.axes = axes
         self.ndim = ndim
         self.feedback = feedback
+        self.gate = gate
+        self._axes = [(dim, bank.place(elements)) for dim, elements in axes]
+        self._gate_place = None if gate is None else bank.place(torch.tensor([[gate]]))
         self._kept: tuple[Any, Tensor] | None = None
 
     def __call__(self, parameter: Tensor) -> Tensor:
@@ -96,17 +141,30 @@ class MaskedWeight:
         return self._kept[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskedWeight:
-        return MaskedWeight(copy.deepcopy(self.bank, memo), list(self.axes), self.ndim, self.feedback)
+        copied = copy.copy(self)
+        copied.bank, copied._kept = copy.deepcopy(self.bank, memo), None
+        return copied
 
     def _product(self, parameter: Tensor) -> Tensor:
-        for index, (dim, elements) in enumerate(self.axes):
-            if elements.device != parameter.device:
-                elements = elements.to(parameter.device)
-                self.axes[index] = (dim, elements)
-            view = [1] * self.ndim
-            view[dim] = -1
-            mask = self.bank.at(elements).view(view).to(parameter.dtype)
-            parameter = Feedback.apply(parameter, mask) if self.feedback else parameter * mask
+        gate = None
+        if self.gate is not None:
+            known = self.bank.known(self.gate)
+            if known == 0.0:
+                return parameter * 0.0
+            assert self._gate_place is not None
+            gate = None if known == 1.0 else self.bank.at(self._gate_place)
+        axes = [(dim, self.bank.at(place)) for dim, place in self._axes]
+        if gate is not None and axes:
+            # One product with the weight: the gate multiplies the smaller mask.
+            axes[0] = (axes[0][0], axes[0][1] * gate)
+        elif gate is not None:
+            axes = [(0, gate.expand(parameter.size(0)))]
+        for dim, mask in axes:
+            if self.feedback:
+                view = [-1 if d == dim else 1 for d in range(self.ndim)]
+                parameter = Feedback.apply(parameter, mask.view(view).to(parameter.dtype))
+            else:
+                parameter = mask_product(parameter, mask, dim)
         return parameter
 
 
@@ -131,22 +189,23 @@ class ModuleMaskValue:
 
     def __init__(self, bank: MaskBank, elements: Tensor) -> None:
         self.bank = bank
-        self.elements = elements
+        self.place = bank.place(elements)
 
     def __call__(self) -> Tensor | None:
-        if self.bank.values is None:
-            return None
-        if self.elements.device != self.bank.values.device:
-            self.elements = self.elements.to(self.bank.values.device)
-        return self.bank.at(self.elements)
+        return None if self.bank.values is None else self.bank.at(self.place)
 
 
 class BlockGate:
-    """Forward hook of one removable block."""
+    """Forward hook of one removable block.
 
-    def __init__(self, bank: MaskBank, element: int) -> None:
+    A block that is ``folded`` is gated by the weights that end its branches (see :class:`MaskedWeight`).
+    """
+
+    def __init__(self, bank: MaskBank, element: int, folded: bool = False) -> None:
         self.bank = bank
         self.element = element
+        self.folded = folded
+        self._place = None if folded else bank.place(torch.tensor([[element]]))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         known = self.bank.known(self.element)
@@ -155,15 +214,19 @@ class BlockGate:
             return None
         if known == 0.0 and not torch.is_grad_enabled():
             return (*args[: len(output)], *output[len(args) :]) if isinstance(output, tuple) else args[0]
+        if self.folded:
+            return None
         if isinstance(output, tuple):
-            return tuple(self._gated(given, result) for given, result in zip(args, output, strict=False))
-        return self._gated(args[0], output)
+            return tuple(self._gated(given, result, known) for given, result in zip(args, output, strict=False))
+        return self._gated(args[0], output, known)
 
-    def _gated(self, given: Any, result: Any) -> Any:
-        assert self.bank.values is not None
+    def _gated(self, given: Any, result: Any, known: float | None) -> Any:
         if not isinstance(result, Tensor):
             return result
-        return torch.lerp(given, result, self.bank.values[self.element].to(result.dtype))
+        if known is not None:
+            return torch.lerp(given, result, known)
+        assert self._place is not None
+        return blend(given, result, self.bank.at(self._place)[0])
 
 
 class MaskRefresh:
@@ -210,19 +273,22 @@ class Masks:
         for axis in space.axes:
             if axis.role == 'in' and bool((axis.elements != FIXED).any()):
                 wanted.setdefault(axis.parameter, []).append((axis.dim, axis.elements))
-        masked = {
-            name: MaskedWeight(self.bank, wanted[name], parameter.dim(), feedback)
-            for name, parameter in model.named_parameters()
-            if name in wanted
-        }
-        mask_weights(model, masked)
+        gates: dict[str, int] = {}
         for element, group in space.blocks.items():
             for name in group:
-                model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element))
+                ends = () if feedback else space.branches.get(name, ())
+                gates.update(dict.fromkeys(ends, element))
+                model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element, folded=bool(ends)))
+        masked = {
+            name: MaskedWeight(self.bank, wanted.get(name, []), parameter.dim(), feedback, gates.get(name))
+            for name, parameter in model.named_parameters()
+            if name in wanted or name in gates
+        }
+        mask_weights(model, masked)
 
-    def set(self, values: Tensor | None, token: Any = None) -> None:
-        """Use these masks, shape (elements,), from now on; None: none. ``token`` as of :class:`MaskBank`."""
-        self.bank.set(values, token)
+    def set(self, values: Tensor | None, token: Any = None, known: Mapping[int, float] | None = None) -> None:
+        """Use these masks, shape (elements,), from now on; None: none. The rest as of :class:`MaskBank`."""
+        self.bank.set(values, token, known)
 
     def remove(self) -> None:
         """Give the modules of the network their own classes back (see :func:`remove_masks`)."""

@@ -137,11 +137,11 @@ def check_parity(
     """
     model = model if prepared else prepare_for_parity(model, cast=False)
     # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
-    found = _outputs(slim(model, space, structure, share_tensors=True), inputs, forward)
+    found = outputs(slim(model, space, structure, share_tensors=True), inputs, forward)
     masks = Masks(model, space)
     try:
         masks.set(space.mask(structure).double())
-        expected = _outputs(model, inputs, forward)
+        expected = outputs(model, inputs, forward)
     finally:
         masks.remove()
     return _difference(expected, found)
@@ -151,10 +151,11 @@ def compare(
     model: nn.Module, other: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None = None
 ) -> Parity:
     """Compare two networks, both prepared by :func:`prepare_for_parity`, on one input."""
-    return _difference(_outputs(model, inputs, forward), _outputs(other, inputs, forward))
+    return _difference(outputs(model, inputs, forward), outputs(other, inputs, forward))
 
 
-def _outputs(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> list[Any]:
+def outputs(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> list[Any]:
+    """What a prepared model gives out in float64, without gradients, all nesting gone."""
     call = forward or (lambda m: m)
     with torch.no_grad(), _float64():
         return tree_flatten(call(model)(*tree_map(_prepare_input, tuple(inputs))))[0]
@@ -166,11 +167,11 @@ def _difference(expected: list[Any], found: list[Any]) -> Parity:
     if shapes:
         raise ValueError(f'the sliced network gives other shapes: {shapes[0][1]} instead of {shapes[0][0]}')
     pairs = [(a, b) for a, b in pairs if a.numel()]
-    differences, outputs = [_largest(a - b) for a, b in pairs], [_largest(a) for a, _ in pairs]
-    highest = _worst(outputs)
+    differences, sizes = [_largest(a - b) for a, b in pairs], [_largest(a) for a, _ in pairs]
+    highest = _worst(sizes)
     # Among outputs of a thousand, a box that is wrong by a hundredth would hide. What is nearly 0 is rounding itself.
-    shares = [d / max(o, NOISE * highest) if d else 0.0 for d, o in zip(differences, outputs, strict=True)]
-    return Parity(_worst(differences), _worst(outputs), _worst(shares))
+    shares = [d / max(o, NOISE * highest) if d else 0.0 for d, o in zip(differences, sizes, strict=True)]
+    return Parity(_worst(differences), highest, _worst(shares))
 
 
 @contextmanager

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..adapters.base import AnyAdapter, adapt, foreign_adapters
 from ..errors import AdapterError
+from ..masking import Masks
 from ..structure import Structure
 from ..tracing.builder import Follower, searched
 from ..tracing.labels import Frozen
 from ..tracing.search_space import FIXED, SearchSpace
-from .parity import check_parity, compare, prepare_for_parity
+from .parity import check_parity, compare, outputs, prepare_for_parity
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -86,6 +87,10 @@ class Verifier:
         """
         for adapter in foreign_adapters(self.model):
             self._check_adapter(adapter)
+        wrong = wrong_branches(self.model, self.space, self.inputs, self.forward)
+        if wrong:
+            branches = {name: ends for name, ends in self.space.branches.items() if name not in wrong}
+            self.space = replace(self.space, branches=branches)
         accepted: list[int] = []
         remaining = list(range(len(self.space.units)))
         faults: dict[int, str] = {}
@@ -134,6 +139,43 @@ class Verifier:
                 self.last_problem = f'the sliced network differs from the masked one by {parity.max_abs_diff:.3g}'
                 return self.last_problem
         return None
+
+
+def wrong_branches(
+    model: nn.Module, space: SearchSpace, inputs: Sequence[Any], forward: Callable[..., Any] | None = None
+) -> set[str]:
+    """Blocks that do not hand on their input once the parameters that end their branches are 0.
+
+    All blocks are looked at in one run. The arguments are those of :func:`mmdms.export.parity.check_parity`, of a
+    prepared model.
+    """
+    wrong: set[str] = set()
+    if not space.branches:
+        return wrong
+    mask = torch.ones(space.num_elements, dtype=torch.float64)
+    mask[list(space.blocks)] = 0.0
+    masks = Masks(model, space)
+
+    def watch(name: str) -> Any:
+        def compare(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, Tensor) and output.shape == args[0].shape and bool((output == args[0]).all()):
+                return None
+            wrong.add(name)
+            return args[0]
+
+        return model.get_submodule(name).register_forward_hook(compare)
+
+    handles = [watch(name) for name in space.branches]
+    try:
+        masks.set(mask)
+        outputs(model, inputs, forward)
+    except Exception:  # the cut that is tried next says what it is
+        wrong.update(space.branches)
+    finally:
+        for handle in handles:
+            handle.remove()
+        masks.remove()
+    return wrong
 
 
 def freeze_units(space: SearchSpace, faults: dict[int, str]) -> SearchSpace:
