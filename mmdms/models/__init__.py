@@ -1,5 +1,5 @@
-"""Algorithms and mutators; importing this registers them."""
+"""Algorithms, backbones and mutators; importing this registers them."""
 
-from . import algorithms, mutators
+from . import algorithms, backbones, mutators
 
-__all__ = ['algorithms', 'mutators']
+__all__ = ['algorithms', 'backbones', 'mutators']
