@@ -7,6 +7,7 @@ import pytest
 import yaml
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from torch import nn
 
 from mmdms.commands.search_config import build_algorithm
 from mmdms.engine import BudgetHook, DMSOptimWrapperConstructor
@@ -20,6 +21,9 @@ MAX_LINES = 40
 YOLOV8_N = 4400998400  # multiply-accumulates at 640x640
 FILES = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 SEARCHES = [path for path in FILES if path.name.startswith('dms-')]
+FILTERS = [path for path in FILES if path.name.startswith('dpf-filters-')]
+WEIGHTS = [path for path in FILES if path.name.startswith('dpf-') and path not in FILTERS]
+MASKED = SEARCHES + FILTERS + WEIGHTS  # a mutator prunes the model while it trains
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))['Import']
 METAFILES = [yaml.safe_load((ROOT / name).read_text(encoding='utf-8')) for name in INDEX]
 LISTED = {model['Config']: model for metafile in METAFILES for model in metafile['Models']}
@@ -54,7 +58,7 @@ def test_is_short(path):
     assert len(path.read_text(encoding='utf-8').splitlines()) <= MAX_LINES
 
 
-@pytest.mark.parametrize('path', [path for path in FILES if path not in SEARCHES], ids=relative)
+@pytest.mark.parametrize('path', [path for path in FILES if path not in MASKED], ids=relative)
 def test_builds(path):
     config = load(path)
     init_default_scope(config.default_scope)
@@ -62,7 +66,7 @@ def test_builds(path):
     assert parameters(model) == LISTED[relative(path)]['Metadata']['Parameters']
 
 
-@pytest.mark.parametrize('path', SEARCHES, ids=relative)
+@pytest.mark.parametrize('path', SEARCHES + FILTERS, ids=relative)
 def test_search_builds(path):
     config = load(path)
     algorithm = build_algorithm(config)
@@ -77,13 +81,59 @@ def test_search_builds(path):
         assert set(reasons) <= {'reaches an output of the network', 'is normalised by aten._softmax.default'}
 
     share = config.model.mutator.budget.target
-    assert path.name.startswith(f'dms-{round(100 * share)}_')
+    assert path.name.startswith(f'{"dms" if path in SEARCHES else "dpf-filters"}-{round(100 * share)}_')
     assert listed['Target FLOPs'] == int(share * listed['FLOPs'])
     if config.model.input_shape == Config.fromfile(path).model.input_shape:
         assert algorithm.mutator._full_cost == listed['FLOPs']
 
 
-@pytest.mark.parametrize('path', SEARCHES, ids=relative)
+@pytest.mark.parametrize('path', WEIGHTS, ids=relative)
+def test_pruning_builds(path):
+    config = load(path)
+    algorithm = build_algorithm(config)
+    listed = LISTED[relative(path)]['Metadata']
+    assert parameters(algorithm.architecture) == listed['Parameters']
+    layers = [module for module in algorithm.architecture.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    kept = algorithm.mutator.kept_weights()
+    assert len(kept) == len(layers)
+    assert sum(mask.numel() for mask in kept.values()) == sum(layer.weight.numel() for layer in layers)
+    assert path.name.startswith(f'dpf-{round(100 * config.model.mutator.sparsity)}_')
+    assert listed['Target Sparsity'] == config.model.mutator.sparsity
+
+
+@pytest.mark.parametrize(
+    'path', [path for path in FILES if path.parent.name == 'dpf' and path.name.startswith('dpf-')], ids=relative
+)
+def test_pruning_and_its_dense_sibling_differ_in_the_mutator_alone(path):
+    config = load(path)
+    dense = Config.fromfile(path.with_name(re.sub(r'^dpf-(filters-)?\d+_', '', path.name)))
+    assert config.model.architecture.to_dict() == dense.model.to_dict()
+    del config.optim_wrapper['constructor']
+    for key in ('optim_wrapper', 'train_dataloader', 'train_cfg'):
+        assert config[key].to_dict() == dense[key].to_dict()
+    assert config.param_scheduler == dense.param_scheduler
+
+
+@pytest.mark.parametrize(
+    'name,batch,falls,factor',
+    [
+        ('resnet20_b128_cifar10', 128, [0.5, 0.75], 0.1),
+        ('resnet56_b128_cifar10', 128, [0.5, 0.75], 0.1),
+        ('wrn28-2_b128_cifar10', 128, [0.3, 0.6, 0.8], 0.2),
+        ('resnet50_8xb128_in1k', 1024, [30 / 90, 60 / 90, 80 / 90], 0.1),
+    ],
+)
+def test_schedules_are_those_of_the_paper(name, batch, falls, factor):
+    config = Config.fromfile(ROOT / 'configs' / 'dpf' / f'{name}.py')
+    found = config.param_scheduler[-1] if isinstance(config.param_scheduler, list) else config.param_scheduler
+    assert found.type == 'MultiStepLR' and found.by_epoch and found.gamma == factor
+    assert [epoch / config.train_cfg.max_epochs for epoch in found.milestones] == falls
+    assert config.auto_scale_lr.base_batch_size == batch
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.momentum, optimizer.nesterov) == ('SGD', 0.9, True)
+
+
+@pytest.mark.parametrize('path', MASKED, ids=relative)
 def test_search_moves_its_structure(path):
     config = load(path)
     assert OPTIM_WRAPPER_CONSTRUCTORS.get(config.optim_wrapper.constructor) is DMSOptimWrapperConstructor
@@ -94,7 +144,7 @@ def test_search_moves_its_structure(path):
     assert 'mmdms' in config.custom_imports.imports
 
 
-@pytest.mark.parametrize('path', SEARCHES, ids=relative)
+@pytest.mark.parametrize('path', SEARCHES + FILTERS, ids=relative)
 def test_retraining_has_nothing_of_the_search(path):
     config = load(path)
     found = Config(retrain_config(config, dict(type='mmdms.Subnet'), 'scratch'))
