@@ -126,7 +126,7 @@ class BEiTAttentionAdapter(SelfAttention):
 
 def window_bias(table: Tensor, index: Tensor) -> Tensor:
     """Bias (1, heads, N, N) from a table (positions, heads) and the position of every pair (N, N)."""
-    return table[index.flatten()].unflatten(0, tuple(index.shape)).permute(2, 0, 1)[None]
+    return table[index].permute(2, 0, 1)[None]
 
 
 def add_window_mask(attention: Tensor, mask: Tensor | None) -> Tensor:

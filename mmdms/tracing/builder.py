@@ -168,24 +168,30 @@ class SearchSpaceBuilder:
 
     def _group(self, candidates: set[int]) -> list[tuple[str, str, list[int]]]:
         """Units (name, kind, classes): elements with the same places and multiplicities, in order of appearance."""
-        places: dict[int, list[tuple[int, int]]] = {}
         vectors = [axis.labels for axis in self.trace.axes.values()]
         vectors += [labels for term in self.trace.costs for labels in term.axes]
         vectors += [mask.labels for mask in self.trace.inner.values()]
         # A module that divides its channels by an attribute may not survive that one part is empty.
         vectors += [size.labels for size in self.trace.sizes.values()]
+        wanted = np.zeros(len(self.classes.factors) + 1, dtype=bool)  # class -1, no factor, is the last
+        wanted[list(candidates)] = True
+        rows = []  # of class, vector, and how often it occurs there
         for index, labels in enumerate(vectors):
             members, counts = np.unique(self.classes.elements(labels), return_counts=True)
-            for member, count in zip(members.tolist(), counts.tolist(), strict=True):
-                if member in candidates:
-                    places.setdefault(member, []).append((index, count))
-        found, first_labels = np.unique(self.classes.of_label, return_index=True)
-        first_label = dict(zip(found.tolist(), first_labels.tolist(), strict=True))
+            found = np.stack([members, np.full_like(members, index), counts], axis=1)
+            rows.append(found[wanted[members]].astype(np.int32))
+        table = np.concatenate([np.zeros((0, 3), dtype=np.int32), *rows])
+        table = table[np.argsort(table[:, 0], kind='stable')]
+        first_label = np.unique(self.classes.of_label, return_index=True)[1]
+        found, begins = np.unique(table[:, 0], return_index=True)
+        ends = np.append(begins[1:], len(table))
         heads = self._heads()
-        groups: dict[tuple[str, tuple[tuple[int, int], ...]], list[int]] = {}
-        for member in sorted(places, key=first_label.__getitem__):
+        groups: dict[tuple[str, bytes], list[int]] = {}
+        for place in np.argsort(first_label[found]):
+            member = int(found[place])
             kind = 'heads' if member in heads else 'channels'
-            groups.setdefault((kind, tuple(places[member])), []).append(member)
+            places = table[begins[place] : ends[place], 1:].tobytes()
+            groups.setdefault((kind, places), []).append(member)
         producers = self._names()
         names: Counter[str] = Counter()
         result = []

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 
@@ -68,6 +66,22 @@ def varying_dims(labels: Tensor) -> list[int]:
     return [dim for dim, size in enumerate(compact(labels).shape) if size > 1]
 
 
+def named(labels: Tensor) -> Tensor:
+    """Every element that a tensor of labels names, once, in ascending order, shape (elements,)."""
+    narrow = compact(labels)
+    if narrow.numel() <= MANY:
+        found = torch.unique(narrow)
+        return found[found > 0]
+    met = torch.zeros(int(narrow.max()) + 1, dtype=torch.bool)  # sorting would take longer
+    met[narrow] = True
+    met[0] = False
+    return met.nonzero().flatten()
+
+
+MANY = 1 << 14
+"""Tensors of more labels than this take part in a trace's memory and time."""
+
+
 @dataclass(frozen=True)
 class Classes:
     """Labels resolved: labels of one class move together.
@@ -97,15 +111,15 @@ class Classes:
 class LabelStore:
     """Hands out labels and remembers which must move together and which are frozen.
 
-    Unions are only collected while tracing; :meth:`resolve` settles them all
-    at once, so a trace stays about linear in the number of operations.
+    Unions form a forest, in which labels lead to lower labels of the same element.
+    What hangs on several of them is settled by :meth:`resolve`, all at once, so a
+    trace stays about linear in the number of operations.
     """
 
     def __init__(self) -> None:
         self._count = 1  # label 0 is «no element»
         # Per label a lower one of the same element, or the label itself.
         self._leader = torch.zeros(1 << 12, dtype=torch.int64)
-        self._pairs: list[Tensor] = []
         self._frozen: list[tuple[Tensor, FreezeReason]] = []
         self._products: list[Tensor] = []  # each (3, n): a label and its two factors
         self._even: list[Tensor] = []  # each (rows, n): its rows lose equally many elements
@@ -126,22 +140,11 @@ class LabelStore:
         It keeps label tensors simple (tokens that were added to one stream carry
         the labels of that stream), but not every union shows: :meth:`resolve` does.
         """
-        narrow = compact(labels)
-        found = self._leader[narrow]
-        while not torch.equal(found, narrow):
-            narrow, found = found, self._leader[found]
-        return found.expand(labels.shape)
+        return _lead(self._leader, compact(labels)).expand(labels.shape)
 
     def unify(self, a: Tensor, b: Tensor) -> None:
         """State that labels at equal positions (after broadcasting) are one element."""
-        a, b = torch.broadcast_tensors(self.simplify(compact(a)), self.simplify(compact(b)))
-        different = (a != b) & (a > 0) & (b > 0)
-        if bool(different.any()):
-            low, high = torch.minimum(a[different], b[different]), torch.maximum(a[different], b[different])
-            keys = torch.unique(low * self._count + high)
-            low, high = keys // self._count, keys % self._count
-            self._pairs.append(torch.stack([low, high]))
-            self._leader[high] = low
+        _unite(self._leader, compact(a), compact(b))
 
     def even(self, table: Tensor) -> None:
         """State that all rows of a table (rows, n) of labels lose equally many elements.
@@ -153,10 +156,9 @@ class LabelStore:
 
     def freeze(self, labels: Tensor, reason: FreezeReason) -> None:
         """State that these elements cannot be removed, and why."""
-        named = torch.unique(compact(labels))
-        named = named[named > 0]
-        if named.numel():
-            self._frozen.append((named, reason))
+        elements = named(labels)
+        if elements.numel():
+            self._frozen.append((elements, reason))
 
     def along(self, labels: Tensor, dim: int) -> Tensor:
         """Labels per index of ``dim``, shape (labels.size(dim),).
@@ -201,11 +203,15 @@ class LabelStore:
 
     def resolve(self) -> Classes:
         """Settle all unions and products."""
-        of_label, products = self._components(self._pairs), _joined(self._products, 3)
-        pairs = list(self._pairs)
+        leader, products = self._leader[: self._count].clone(), _joined(self._products, 3)
+        of_label = _classes(leader)
         while True:  # ends, as every pass unites classes
-            pairs += [pair for table in self._even for pair in _evened(table, of_label)]
-            again = self._components([*pairs, *_factors_of_one_class(of_label, products)])
+            for table in self._even:
+                for first, second in _evened(table, of_label):
+                    _unite(leader, first, second)
+            for first, second in _factors_of_one_class(of_label, products):
+                _unite(leader, first, second)
+            again = _classes(leader)
             if again.max() == of_label.max():
                 break
             of_label = again
@@ -225,10 +231,37 @@ class LabelStore:
             frozen.append((labels, FreezeReason('', 'is multiplied by heads that it is not divided into')))
         return Classes(of_label, factors, frozen)
 
-    def _components(self, listed: list[Tensor]) -> np.ndarray:
-        pairs = _joined(listed, 2).numpy()
-        graph = coo_array((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(self._count,) * 2)
-        return connected_components(graph, directed=False)[1]
+
+def _lead(leader: Tensor, labels: Tensor) -> Tensor:
+    """The lowest label that each one leads to."""
+    found = leader[labels]
+    while not torch.equal(found, labels):
+        labels, found = found, leader[found]
+    return found
+
+
+def _unite(leader: Tensor, a: Tensor, b: Tensor) -> None:
+    """Have labels at equal positions (after broadcasting) lead to one label, in place; 0 is with nobody."""
+    a, b = torch.broadcast_tensors(_lead(leader, a), _lead(leader, b))
+    while True:
+        different = (a != b) & (a > 0) & (b > 0)
+        if not bool(different.any()):
+            return
+        if a.numel() <= MANY:
+            low, high = torch.minimum(a, b)[different], torch.maximum(a, b)[different]
+        else:  # to select among many takes longer than to have the others lead 0 to 0
+            low, high = (torch.minimum(a, b) * different).flatten(), (torch.maximum(a, b) * different).flatten()
+        leader.scatter_reduce_(0, high, low, 'amin')
+        # A label that met several has been led to the lowest; the others come next.
+        low, after = _lead(leader, low), _lead(leader, high)
+        rest = low != after
+        a, b = low[rest], after[rest]
+
+
+def _classes(leader: Tensor) -> np.ndarray:
+    """Number of the class of every label, in order of their lowest labels."""
+    lowest = _lead(leader, torch.arange(len(leader)))
+    return np.unique(lowest.numpy(), return_inverse=True)[1]
 
 
 def _joined(listed: list[Tensor], rows: int) -> Tensor:

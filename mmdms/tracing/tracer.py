@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,24 +11,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from .book import Book, Record, grad_fn
 from .branches import BranchFinder
 from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise
 from .geometry import COSTED, work
 from .hints import tracing
-from .labels import FreezeReason, LabelStore, canonical, compact, no_labels
+from .labels import FreezeReason, LabelStore, canonical, no_labels
 from .parameters import ParameterIndex
 from .records import Axis, CostTerm, Operation, Trace
 from .watch import Watcher
-
-
-@dataclass
-class Record:
-    """What is known of one tensor met while tracing."""
-
-    tensor: Tensor  # kept alive: its id is the key, and its grad_fn may be asked for
-    labels: Tensor
-    identities: frozenset[str] = frozenset()  # blocks whose input this tensor still carries
-    extent: Tensor | None = None  # labels as they were before an adapter hid some: what the tensor's size follows
 
 
 class Tracer(TorchDispatchMode):
@@ -45,7 +36,7 @@ class Tracer(TorchDispatchMode):
         self.store = self.trace.store
         self.parameters = ParameterIndex(model)
         self._model = model
-        self._records: dict[int, Record] = {}
+        self.book = Book()
         self.branches = BranchFinder(self.parameters)
         self._watcher = Watcher(model, self)
 
@@ -58,8 +49,8 @@ class Tracer(TorchDispatchMode):
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
-        record = self._records.get(id(tensor))
-        if record is not None and not _is_unseen(record):
+        record = self.book.get(tensor)
+        if record is not None and not self.book.is_unseen(tensor):
             return record.labels
         if self.parameters.owner(tensor) is None:
             self._guard(tensor)
@@ -114,7 +105,7 @@ class Tracer(TorchDispatchMode):
 
     def extent(self, tensor: Tensor) -> Tensor:
         """Labels that the size of ``tensor`` follows, hidden ones included, of its shape."""
-        record = self._records.get(id(tensor))
+        record = self.book.get(tensor)
         return self.labels(tensor) if record is None or record.extent is None else record.extent
 
     def alias(self, tensor: Tensor, labels: Tensor) -> Tensor:
@@ -122,17 +113,17 @@ class Tracer(TorchDispatchMode):
         with _disable_current_modes(), torch.enable_grad():  # a later guard must find its way back
             other = tensor.view_as(tensor)
             self.branches.alias(tensor, other)
-        known = self._records.get(id(tensor))
+        known = self.book.get(tensor)
         labels = canonical(labels)
         if known is None:
-            self._records[id(other)] = Record(other, labels)
+            self.book[other] = Record(labels)
         else:
-            self._records[id(other)] = Record(other, labels, known.identities, self.extent(tensor))
+            self.book[other] = Record(labels, known.identities, self.extent(tensor))
         return other
 
     def state(self, tensor: Tensor, labels: Tensor) -> None:
         """Labels of a tensor that an operation made which the dispatcher cannot see."""
-        self._records[id(tensor)] = Record(tensor, canonical(labels))
+        self.book[tensor] = Record(canonical(labels))
 
     def masks_itself(self, labels: Tensor) -> bool:
         """Whether the running module said that it masks these elements in its statistics, or there are none."""
@@ -155,19 +146,25 @@ class Tracer(TorchDispatchMode):
 
     # ---- running ----------------------------------------------------------------
 
-    def run(self, forward: Callable[..., Any], inputs: Sequence[Any]) -> Trace:
-        """Call ``forward(*inputs)`` under this mode and return what was learnt."""
-        with self._watcher.watching(), torch.enable_grad(), tracing(self), self:
+    def run(self, forward: Callable[..., Any], inputs: Sequence[Any], keep: bool = False) -> Trace:
+        """Call ``forward(*inputs)`` under this mode and return what was learnt.
+
+        Autograd is on, as it knows where a tensor comes from; the values that it saves for a backward pass are
+        dropped, or kept on request.
+        """
+        saved = nullcontext() if keep else torch.autograd.graph.saved_tensors_hooks(_drop, _dropped)
+        with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), self:
             outputs = forward(*inputs)
         for leaf in tree_flatten(outputs)[0]:
             if isinstance(leaf, Tensor):
                 self.freeze(self.labels(leaf), 'reaches an output of the network')
         self._watcher.finish()
+        self.book.clear()
         self.trace.branches = self.branches.found()
-        self._records.clear()
         return self.trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.book.settle()
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         call = Call(func, args, kwargs, out)
@@ -200,22 +197,22 @@ class Tracer(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self._write(call, tensor, no_labels(tensor.shape) if labels is None else labels, identities)
         if isinstance(call.out, Tensor):
-            self._records[id(call.out)].extent = self._extent(call)
+            self.book[call.out].extent = self._extent(call)
 
     def _write(self, call: Call, tensor: Tensor, labels: Tensor, identities: frozenset[str]) -> None:
         if tuple(labels.shape) != tuple(tensor.shape):
             raise AssertionError(f'{call.func}: labels {tuple(labels.shape)} for a tensor {tuple(tensor.shape)}')
         labels = canonical(self.store.simplify(labels))
-        known = self._records.get(id(tensor))
+        known = self.book.get(tensor)
         if known is not None and not torch.equal(self.store.simplify(known.labels), labels):
             # Written in place: other views of the same memory would keep stale labels.
-            sharing = [r for r in self._records.values() if r is not known and _share_memory(r.tensor, tensor)]
+            sharing = self.book.sharing(tensor)
             for record in sharing:
                 self.freeze(record.labels, f'{call.func} writes through a view')
             if sharing:
                 self.freeze(labels, f'{call.func} writes through a view')
                 self.freeze(known.labels, f'{call.func} writes through a view')
-        self._records[id(tensor)] = Record(tensor, labels, identities)
+        self.book[tensor] = Record(labels, identities)
 
     def _freeze_unknown(self, call: Call) -> None:
         for tensor in call.tensors:
@@ -231,14 +228,14 @@ class Tracer(TorchDispatchMode):
             return frozenset()
         found: frozenset[str] = frozenset()
         for tensor in tensors:
-            record = self._records.get(id(tensor))
+            record = self.book.get(tensor)
             if record is not None:
                 found |= record.identities
         return found
 
     def _extent(self, call: Call) -> Tensor | None:
         """What the size of a result follows, where it differs from its labels."""
-        record = self._records.get(id(call.args[0])) if call.args else None
+        record = self.book.get(call.args[0]) if call.args else None
         if record is None or record.extent is None:
             return None
         packet = call.func.overloadpacket
@@ -257,49 +254,16 @@ class Tracer(TorchDispatchMode):
         dispatcher, or show it no more than how they allocate their output. What
         such a tensor was computed from is frozen.
         """
-        node = _grad_fn(tensor)
+        node = grad_fn(tensor)
         if node is None:
             return
-        # One node makes several tensors (a split, say): what tells them apart is their number.
-        nodes = [(r, _grad_fn(r.tensor)) for r in self._records.values()]
-        made_by = {(made, r.tensor.output_nr): r for r, made in nodes if made is not None and not _is_unseen(r)}
-        seen: set[Any] = set()
-        queue: list[tuple[Any, int]] = [(node, tensor.output_nr)]
-        while queue:
-            source = queue.pop()
-            if source[0] is None or source in seen:
-                continue
-            seen.add(source)
-            record = made_by.get(source)
-            if record is not None:
-                self.freeze(record.labels, f'reaches {node.name()}, which the dispatcher cannot see')
-            else:
-                queue.extend(source[0].next_functions)
-        self._records[id(tensor)] = Record(tensor, no_labels(tensor.shape))
+        for labels in self.book.sources(tensor):
+            self.freeze(labels, f'reaches {node.name()}, which the dispatcher cannot see')
+        self.book[tensor] = Record(no_labels(tensor.shape))
 
 
 MAX_ELEMENTWISE_PARAMETER = 1 << 24
 """Parameters with more elements than this do not get a label per element."""
-
-
-def _grad_fn(tensor: Tensor) -> Any:
-    """The node that made a tensor; None if there is none."""
-    try:
-        return tensor.grad_fn
-    except RuntimeError:
-        # A scratch view inside a custom function, written to after it was taken without gradients.
-        return None
-
-
-def _is_unseen(record: Record) -> bool:
-    """Whether a tensor came without labels from a custom autograd function, in Python or C++."""
-    node = _grad_fn(record.tensor)
-    custom = isinstance(node, torch.autograd.function.BackwardCFunction) or type(node).__name__ == 'CppFunction'
-    return custom and not bool(compact(record.labels).any())
-
-
-def _share_memory(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def trace(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None = None) -> Trace:
@@ -315,4 +279,17 @@ def trace(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] |
     """
     from . import rules  # noqa: F401  (registers the rules; they import this module)
 
-    return Tracer(model).run(forward or model, inputs)
+    try:
+        return Tracer(model).run(forward or model, inputs)
+    except RuntimeError as error:
+        if 'saved tensor' not in str(error):
+            raise
+    return Tracer(model).run(forward or model, inputs, keep=True)  # a forward that differentiates itself
+
+
+def _drop(saved: Tensor) -> None:
+    return None
+
+
+def _dropped(saved: None) -> Tensor:
+    raise RuntimeError('the saved tensors of this graph were dropped')

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_flatten
 from .records import BlockCall
 
 if TYPE_CHECKING:
-    from .tracer import Record, Tracer
+    from .book import Record
+    from .tracer import Tracer
 
 
 class Watcher:
@@ -50,17 +51,17 @@ class Watcher:
         parent = self._model.get_submodule(name.rpartition('.')[0]) if '.' in name else self._model
         # Blocks stand in a container, or side by side with a number in their name (``layer1``, ``layer2``).
         in_row = name != '' and (isinstance(parent, (nn.Sequential, nn.ModuleList)) or name[-1].isdigit())
-        entered: list[list[tuple[Record, int] | None]] = []  # per argument its record and version
+        entered: list[list[tuple[Tensor, Record, int] | None]] = []  # per argument its record and version
 
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
             self._path.append(name)
             self._calls[name] += 1
-            entries: list[tuple[Record, int] | None] = []
+            entries: list[tuple[Tensor, Record, int] | None] = []
             for place, given in enumerate(args if in_row else ()):
-                record = self._tracer._records.get(id(given)) if isinstance(given, Tensor) else None
+                record = self._tracer.book.get(given)
                 if record is not None:
                     record.identities |= {_stream(name, place)}
-                entries.append(None if record is None else (record, given._version))
+                entries.append(None if record is None else (given, record, given._version))
             entered.append(entries)
             if in_row and args and isinstance(args[0], Tensor):
                 self._tracer.branches.enter(name, args[0])
@@ -82,7 +83,7 @@ class Watcher:
         ]
 
     def _note_block(
-        self, name: str, entries: list[tuple[Record, int] | None], args: tuple[Any, ...], output: Any
+        self, name: str, entries: list[tuple[Tensor, Record, int] | None], args: tuple[Any, ...], output: Any
     ) -> None:
         handed_on = output if isinstance(output, tuple) else (output,)
         streams, identity, problem = [], True, None
@@ -92,12 +93,12 @@ class Watcher:
                 if not _plain(args[place]) or not _plain(result) or args[place] != result:
                     return
                 continue
-            record = self._tracer._records.get(id(result))
-            if entry is None or record is None or result.shape != entry[0].tensor.shape:
+            record = self._tracer.book.get(result)
+            if entry is None or record is None or result.shape != entry[0].shape:
                 return
-            streams.append((entry[0].labels, record.labels))
+            streams.append((entry[1].labels, record.labels))
             identity = identity and _stream(name, place) in record.identities
-            if entry[0].tensor._version != entry[1]:
+            if entry[0]._version != entry[2]:
                 problem = 'writes into its own input'
         if not streams or len(handed_on) > len(args):
             return
