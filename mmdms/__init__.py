@@ -22,7 +22,9 @@ else:
 
     from .api import build_search_space
     from .export.slim import slim
-    from .models.mutators import DMSMutator
+    from .models.mutators import DMSMutator, DPFMutator, StructuredDPFMutator
     from .structure import Structure
 
-__all__ = ['DMSMutator', 'Structure', '__version__', 'build_search_space', 'slim']
+__all__ = [
+    'DMSMutator', 'DPFMutator', 'Structure', 'StructuredDPFMutator', '__version__', 'build_search_space', 'slim',
+]  # fmt: skip

@@ -85,6 +85,47 @@ def test_a_value_that_cannot_be(fail_tool, option, monkeypatch):
     assert OPTIONS[option] in fail_tool('train.py', SEARCH, '--cfg-options', *NARROW, option)
 
 
+PRUNING = {
+    "type='mmdms.DPFMutator'": 'model.mutator.sparsity is missing: DPFMutator needs it',
+    "type='mmdms.DPFMutator', sparsity=1.5": 'sparsity must be a share of the weights in (0, 1), but it is 1.5',
+    "type='mmdms.DPFMutator', sparsity=0.9, budget=0.5": 'model.mutator.budget is no setting of DPFMutator',
+    "type='mmdms.DPFMutator', sparsity=0.9, method='mask'": "mutator.method must be one of ['feedback',",
+    "type='mmdms.DPFMutator', sparsity=0.9, scope='net'": "mutator.scope must be one of ['global', 'layer']",
+    "type='mmdms.DPFMutator', sparsity=0.9, keep_dense=['head']": 'mutator.keep_dense must be a list out of',
+    "type='mmdms.DPFMutator', sparsity=0.9, reallocation_interval=1.5": 'must be a number of steps from 1',
+    "type='mmdms.DPFMutator', sparsity=0.9, schedule=dict(shrink=0.5)":
+        'model.mutator.schedule.shrink is no setting of the schedule',
+    "type='mmdms.DPFMutator', sparsity=0.9, schedule=dict(begin=0.7)":
+        'model.mutator.schedule: schedule needs 0 <= begin <= end <= settle <= 1',
+    "type='mmdms.DPFMutator', sparsity=0.9, method='snip', schedule=dict(end=0.5)":
+        "model.mutator.schedule: schedule.end is no setting of method='snip': it takes none",
+    "type='mmdms.StructuredDPFMutator', budget=dict(metric='flops', target=0.0001)": 'of flops is out of reach',
+    "type='mmdms.StructuredDPFMutator', sparsity=0.9": 'model.mutator.sparsity is no setting of StructuredDPFMutator',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mutator', PRUNING)
+def test_a_pruning_that_cannot_be(fail_tool, tmp_path_factory, mutator):
+    assert PRUNING[mutator] in fail_tool('train.py', written(tmp_path_factory, f'mutator=dict({mutator})'))
+
+
+def test_pruning_trains_weights(fail_tool, tmp_path_factory):
+    frozen = "freeze_weights=True, mutator=dict(type='mmdms.DPFMutator', sparsity=0.9)"
+    said = fail_tool('train.py', written(tmp_path_factory, frozen))
+    assert 'model.freeze_weights must be False with DPFMutator' in said
+
+
+def written(tmp_path_factory, model):
+    """A config on the digits with these settings of the algorithm."""
+    config = tmp_path_factory.mktemp('config') / 'prune.py'
+    config.write_text(
+        f'_base_ = {str(SEARCH)!r}\n'
+        "model = dict(_delete_=True, type='mmdms.DMSAlgorithm', architecture=_base_.model.architecture,\n"
+        f'    input_shape=(3, 32, 32), {model})\n'
+    )
+    return config
+
+
 @pytest.mark.parametrize(
     ('model', 'message'),
     [

@@ -62,10 +62,10 @@ def test_too_few_arguments(run_tool, name, tmp_path):
 def search(pytestconfig, port, tmp_path):
     """50 iterations of a search in some processes: the checkpoint that they end with."""
 
-    def run(processes, batch_size):
+    def run(processes, batch_size, mutator=None):
         folder = tmp_path / str(processes)
         folder.mkdir()
-        config = exact_config(pytestconfig.rootpath, batch_size, epochs=5, images=80)
+        config = exact_config(pytestconfig.rootpath, batch_size, epochs=5, images=80, mutator=mutator, lr=0.002)
         config.custom_imports = dict(imports=['mmdms', 'exact'])
         config.dump(folder / 'search.py')
         script = pytestconfig.rootpath / 'tools/dist_train.sh'
@@ -83,10 +83,26 @@ def search(pytestconfig, port, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='exact on the CPU')
 def test_two_processes_search_as_one_with_twice_the_batch(search):
     two, one = search(2, 4), search(1, 8)
+    assert bool(one['state_dict']['mutator.settled'])
+    assert_alike(two, one, 'mutator.final_mask')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='exact on the CPU')
+@pytest.mark.parametrize(('mutator', 'mask'), [
+    (dict(type='mmdms.DPFMutator', sparsity=0.8, check_ranks_every=10), 'mutator.kept'),
+    (dict(type='mmdms.StructuredDPFMutator', budget=dict(metric='flops', target=0.5), check_ranks_every=10),
+     'mutator.final_mask'),
+])  # fmt: skip
+def test_two_processes_prune_as_one_with_twice_the_batch(search, mutator, mask):
+    two, one = search(2, 4, mutator), search(1, 8, mutator)
+    assert int(one['state_dict']['mutator.steps']) == 50
+    assert_alike(two, one, mask)
+
+
+def assert_alike(two, one, mask):
     assert [two['meta']['iter'], one['meta']['iter']] == [50, 50]
     two, one = two['state_dict'], one['state_dict']
-    assert torch.equal(two['mutator.final_mask'], one['mutator.final_mask']) and bool(one['mutator.settled'])
-    assert not bool(one['mutator.final_mask'].all())
+    assert torch.equal(two[mask], one[mask]) and not bool(one[mask].all())
     assert two.keys() == one.keys()
     for name, expected in one.items():
         torch.testing.assert_close(
