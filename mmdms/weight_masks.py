@@ -86,15 +86,33 @@ def _told(left: Mapping[str, int]) -> str:
 
 
 class WeightFeedback(torch.autograd.Function):
-    """``weight`` where it is kept, 0 elsewhere; the gradient is handed on as it is (DPF, algorithm 1)."""
+    """``weight`` where it is kept, 0 elsewhere; the gradient is handed on as it is (DPF, algorithm 1).
+
+    With a ``gain`` (broadcast against the weight) that of masked weights is multiplied by it.
+    """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, kept: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, kept: Tensor, gain: Tensor | None) -> Tensor:
+        ctx.damped = gain is not None
+        if gain is not None:
+            ctx.save_for_backward(kept, gain)
         return torch.where(kept, weight, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.damped:
+            kept, gain = ctx.saved_tensors
+            gradient = torch.where(kept, gradient, gradient * gain)
+        return gradient, None, None
+
+
+def filter_gains(kept: Tensor) -> Tensor:
+    """Square root of the share of each filter that is kept, of the shape (outputs, 1, ...) of its weight.
+
+    The gradient of a weight that a norm follows is inversely proportional to the magnitude of its filter. What masks
+    leave of a filter is smaller than the dense filter that learns by that gradient, by about this factor.
+    """
+    return kept.flatten(1).float().mean(1).sqrt().view(-1, *[1] * (kept.dim() - 1))
 
 
 class KeptWeight:
@@ -103,9 +121,11 @@ class KeptWeight:
     In evaluation the product is kept for as long as mask and weight are what they were.
     """
 
-    def __init__(self, feedback: bool) -> None:
+    def __init__(self, feedback: bool, damped: bool = False) -> None:
         self.feedback = feedback
+        self.damped = damped
         self.kept: Tensor | None = None
+        self._gains: tuple[Any, Tensor] | None = None
         self._product: tuple[Any, Tensor] | None = None
 
     def __call__(self, weight: Tensor) -> Tensor:
@@ -114,14 +134,22 @@ class KeptWeight:
             return weight
         if torch.is_grad_enabled():
             self._product = None
-            return WeightFeedback.apply(weight, kept) if self.feedback else torch.where(kept, weight, 0.0)
+            if not self.feedback:
+                return torch.where(kept, weight, 0.0)
+            return WeightFeedback.apply(weight, kept, self._gain(kept) if self.damped else None)
         state = (weight.data_ptr(), weight._version, weight.dtype, kept.data_ptr(), kept._version)
         if self._product is None or self._product[0] != state:
             self._product = state, torch.where(kept, weight, 0.0)
         return self._product[1]
 
+    def _gain(self, kept: Tensor) -> Tensor:
+        state = (kept.data_ptr(), kept._version)
+        if self._gains is None or self._gains[0] != state:
+            self._gains = state, filter_gains(kept)
+        return self._gains[1]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> KeptWeight:
-        memo[id(self)] = copied = KeptWeight(self.feedback)
+        memo[id(self)] = copied = KeptWeight(self.feedback, self.damped)
         return copied  # its mutator sets the mask at the next forward pass
 
 
@@ -132,12 +160,13 @@ class WeightMasks:
         model: any network.
         weights: names of parameters.
         feedback: whether a masked weight gets the gradient of the masked network, or none.
+        damped: whether that gradient is multiplied by :func:`filter_gains`.
     """
 
-    def __init__(self, model: nn.Module, weights: Iterable[str], feedback: bool) -> None:
+    def __init__(self, model: nn.Module, weights: Iterable[str], feedback: bool, damped: bool = False) -> None:
         self._model = model
         self.token: Any = None
-        self._read = {name: KeptWeight(feedback) for name in weights}
+        self._read = {name: KeptWeight(feedback, damped) for name in weights}
         mask_weights(model, self._read)
 
     def set(self, kept: Mapping[str, Tensor] | None, token: Any = None) -> None:

@@ -12,7 +12,7 @@ from .training import Run
 KEY = ('network', 'method', 'sparsity', 'seed', 'steps', 'end', 'settle', 'interval')
 DENSE = ('dense', 'dense-half')
 #: Methods that prune by steps take the times of the schedule; the others have none.
-GRADUAL = {'dpf': 'feedback', 'incremental': 'incremental'}
+GRADUAL = {'dpf': 'feedback', 'dpf-damped': 'feedback', 'incremental': 'incremental'}
 #: ``one-shot``: pruned half way through the one cycle of the run.
 #: ``one-shot-restart``: half of the steps are a training of their own, then pruned and fine-tuned by a second cycle.
 METHODS = (*GRADUAL, 'one-shot', 'one-shot-restart', 'snip')
@@ -73,7 +73,8 @@ class Runner:
     def _mutator(self, method, sparsity):
         if method in GRADUAL:
             schedule = dict(end=self.times['end'], settle=self.times['settle'])
-            return DPFMutator(sparsity, GRADUAL[method], schedule, self.times['interval'])
+            damped = method == 'dpf-damped'
+            return DPFMutator(sparsity, GRADUAL[method], schedule, self.times['interval'], damped=damped)
         if method == 'one-shot-restart':
             return DPFMutator(sparsity, 'one-shot', dict(begin=0.0))
         return DPFMutator(sparsity, method)

@@ -32,6 +32,9 @@ class DPFMutator(Reallocation):
         schedule: arguments of :class:`mmdms.engine.schedule.SparsitySchedule`.
         scope: ``'global'``: the smallest weights of the whole network go; ``'layer'``: the same share of every layer.
         keep_dense: of ``'first'`` and ``'last'``: that layer stays whole.
+        damped: with ``'feedback'``, a masked weight gets the gradient times the square root of the share of its filter
+            that is kept. Without, as in the paper, filters of which next to nothing is left may diverge: a norm that
+            follows makes their gradients ever larger.
         check_ranks_every: see :class:`Mutator`.
 
     Raises:
@@ -49,6 +52,7 @@ class DPFMutator(Reallocation):
         reallocation_interval: int = 16,
         scope: str = 'global',
         keep_dense: Sequence[str] = (),
+        damped: bool = False,
         check_ranks_every: int = 100,
     ) -> None:
         super().__init__(method, reallocation_interval, check_ranks_every=check_ranks_every)
@@ -56,10 +60,13 @@ class DPFMutator(Reallocation):
             raise ConfigError(f'mutator.sparsity must be a share of the weights in (0, 1), but it is {sparsity!r}')
         if scope not in SCOPES:
             raise ConfigError(f'mutator.scope must be one of {list(SCOPES)}, but it is {scope!r}')
+        if not isinstance(damped, bool) or (damped and method != 'feedback'):
+            raise ConfigError(f"mutator.damped must be False, or True with method='feedback', but it is {damped!r}")
         self.sparsity = float(sparsity)
         self.schedule = self.make_schedule(method, schedule)
         self.scope = scope
         self.keep_dense = keep_dense
+        self.damped = damped
 
     def survey(
         self, model: nn.Module, input_shape: Any = None, include: Iterable[str] = ('*',), exclude: Iterable[str] = ()
@@ -76,7 +83,7 @@ class DPFMutator(Reallocation):
         self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
         self.register_buffer('kept', torch.ones(sum(self.sizes), dtype=torch.bool))
         self.register_buffer('reached', torch.zeros((), dtype=torch.float64))  # sparsity that `kept` was found for
-        self.masks = WeightMasks(model, space, self.feedback)
+        self.masks = WeightMasks(model, space, self.feedback, self.damped)
         model.register_forward_pre_hook(MaskRefresh(self._refresh))
 
     @property
