@@ -20,97 +20,16 @@ from torch import Tensor, nn
 
 from .adapters.base import MASKS as INNER_MASKS
 from .adapters.base import adapt, unadapt_masked
-from .ops.products import blend, gather_masks, mask_product
+from .mask_bank import MaskBank
+from .ops.products import blend, mask_product
 from .tracing.search_space import FIXED, SearchSpace
-
-
-class MaskBank:
-    """The current masks, shared by all instrumented modules of one network.
-
-    ``values`` has shape (elements,); ``None`` switches masking off. ``token``
-    is what the one who set them knows them by, if they will stay for several
-    forward passes; ``number`` counts how often they were set.
-
-    Every place where masks are wanted is registered once; the masks of all
-    places are then gathered at once, whenever masks are set.
-    """
-
-    def __init__(self) -> None:
-        self.values: Tensor | None = None
-        self.token: Any = None
-        self.number = 0
-        self._known: Mapping[int, float] | Sequence[float] | None = None
-        self._places: dict[bytes, int] = {}
-        self._indices: list[Tensor] = []  # of every place, its elements
-        self._index: Tensor | None = None  # of all places together
-        self._masks: tuple[Tensor, ...] = ()
-
-    def place(self, elements: Tensor) -> tuple[int, ...]:
-        """Register an axis, of its elements (positions, factors); the result is what :meth:`at` takes."""
-        found = []
-        for factor in elements.cpu().unbind(1):
-            key = factor.numpy().tobytes()
-            if key not in self._places:
-                self._places[key] = len(self._indices)
-                self._indices.append(factor)
-                self._index = None
-            found.append(self._places[key])
-        if self.values is not None and self._index is None:
-            self._gather()
-        return tuple(found)
-
-    def set(self, values: Tensor | None, token: Any = None, known: Mapping[int, float] | None = None) -> None:
-        """Use these masks from now on; ``known`` are elements whose masks are numbers, which need no gradient."""
-        self.values = values
-        self.token = token
-        self.number += 1
-        self._known = known
-        self._gather()
-
-    def at(self, place: tuple[int, ...]) -> Tensor:
-        """Masks of the positions of an axis, shape (positions,)."""
-        first, *others = place
-        mask = self._masks[first]
-        for other in others:
-            mask = mask * self._masks[other]
-        return mask
-
-    def known(self, element: int) -> float | None:
-        """The mask of one element as a number, of masks that stay; None of others, which hang on a graph."""
-        if self.values is None:
-            return None
-        if self._known is None:
-            if self.token is None:
-                return None
-            self._known = self.values.tolist()
-        return self._known.get(element) if isinstance(self._known, Mapping) else self._known[element]
-
-    def _gather(self) -> None:
-        self._masks = ()
-        if self.values is None or not self._indices:
-            return
-        if self._index is None or self._index.device != self.values.device:
-            # FIXED is -1, and the mask after that of the last element is 1.
-            index = torch.cat(self._indices)
-            self._index = torch.where(index == FIXED, len(self.values), index).to(self.values.device)
-        # At once, and with its graph: activation checkpointing runs the forward pass without gradients first.
-        with torch.set_grad_enabled(self.values.requires_grad):
-            self._masks = gather_masks(self.values, self._index, [len(index) for index in self._indices])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
-        # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values.
-        copied = MaskBank()
-        memo[id(self)] = copied
-        copied._places, copied._indices = dict(self._places), list(self._indices)
-        if self.values is not None:
-            copied.set(self.values.detach().clone())
-        return copied
 
 
 class MaskedWeight:
     """What one property multiplies: the axes of a parameter that contract over elements.
 
     With ``gate``, an element of a depth unit, the parameter ends the branch of a block: it is gated here.
+    While it is ``idle``, the input of its layer is masked in its stead (see :meth:`of_input`).
     In evaluation, under masks that stay, the product is kept for as long as
     masks and weight are what they were; the next training step lets go of it.
     """
@@ -127,11 +46,32 @@ class MaskedWeight:
         self.ndim = ndim
         self.feedback = feedback
         self.gate = gate
+        self.idle = False
         self._axes = [(dim, bank.place(elements)) for dim, elements in axes]
         self._gate_place = None if gate is None else bank.place(torch.tensor([[gate]]))
         self._kept: tuple[Any, Tensor] | None = None
 
+    def of_input(self, x: Tensor, parameter: Any, dim: int) -> Tensor | None:
+        """What may multiply dimension ``dim`` of a layer's input instead, where that is smaller than its weight.
+
+        ``conv(x * m, W) = conv(x, W * m)``. In evaluation masked weights are kept, and cost nothing.
+        """
+        if self.bank.values is None or self.feedback or len(self._axes) != 1 or not torch.is_grad_enabled():
+            return None
+        ((axis, place),) = self._axes
+        if axis != 1 or x.dtype != parameter.dtype or not x.numel() < parameter.numel():
+            return None
+        if self.bank.is_one(place):
+            return None
+        mask = self.bank.at(place)
+        if len(mask) != x.size(dim):
+            return None
+        gate = self._gate_now()
+        return mask if gate is None else mask * gate
+
     def __call__(self, parameter: Tensor) -> Tensor:
+        if self.idle:
+            return parameter
         if self.bank.values is None or self.bank.token is None or torch.is_grad_enabled():
             self._kept = None
             return parameter if self.bank.values is None else self._product(parameter)
@@ -145,15 +85,20 @@ class MaskedWeight:
         copied.bank, copied._kept = copy.deepcopy(self.bank, memo), None
         return copied
 
+    def _gate_now(self) -> Tensor | float | None:
+        """What gates the parameter; None where nothing does."""
+        if self._gate_place is None or self.gate is None:
+            return None
+        known = self.bank.known(self.gate)
+        if known is None:
+            return self.bank.at(self._gate_place)
+        return None if known == 1.0 else known
+
     def _product(self, parameter: Tensor) -> Tensor:
-        gate = None
-        if self.gate is not None:
-            known = self.bank.known(self.gate)
-            if known == 0.0:
-                return parameter * 0.0
-            assert self._gate_place is not None
-            gate = None if known == 1.0 else self.bank.at(self._gate_place)
-        axes = [(dim, self.bank.at(place)) for dim, place in self._axes]
+        gate = self._gate_now()
+        if isinstance(gate, float):
+            return parameter * gate
+        axes = [(dim, self.bank.at(place)) for dim, place in self._axes if not self.bank.is_one(place)]
         if gate is not None and axes:
             # One product with the weight: the gate multiplies the smaller mask.
             axes[0] = (axes[0][0], axes[0][1] * gate)
@@ -192,7 +137,7 @@ class ModuleMaskValue:
         self.place = bank.place(elements)
 
     def __call__(self) -> Tensor | None:
-        return None if self.bank.values is None else self.bank.at(self.place)
+        return None if self.bank.values is None or self.bank.is_one(self.place) else self.bank.at(self.place)
 
 
 class BlockGate:
@@ -250,8 +195,35 @@ def _masked_property(attribute: str) -> property:
     return property(get)
 
 
+INPUT_DIMS: dict[Any, int] = {
+    nn.Linear.forward: -1, nn.Conv1d.forward: 1, nn.Conv2d.forward: 1, nn.Conv3d.forward: 1,
+}  # fmt: skip
+"""Forward methods that do no more with their input than multiply it by ``self.weight``, and the dimension it sums."""
+
+
+def _masked_forward(kind: type[nn.Module], dim: int) -> Callable[[nn.Module, Tensor], Any]:
+    """Forward of a layer that masks its input along ``dim``, or its weight, whichever is smaller."""
+
+    def forward(module: nn.Module, input: Tensor) -> Any:
+        weight = module.__dict__[_PREFIX + 'weight']
+        mask = None
+        if isinstance(weight, MaskedWeight) and (dim < 0 or input.dim() == weight.ndim):
+            mask = weight.of_input(input, module._parameters['weight'], dim)
+        if mask is None:
+            return kind.forward(module, input)
+        weight.idle = True
+        try:
+            return kind.forward(module, mask_product(input, mask, dim % input.dim()))
+        finally:
+            weight.idle = False
+
+    return forward
+
+
 def _masked_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: _masked_property(name) for name in attributes}
+    if 'weight' in attributes and kind.forward in INPUT_DIMS:
+        namespace['forward'] = _masked_forward(kind, INPUT_DIMS[kind.forward])
     namespace.update(_mmdms_base=kind, __module__=kind.__module__, __qualname__=kind.__qualname__)
     return type(kind.__name__, (kind,), namespace)
 

@@ -199,3 +199,56 @@ def test_gates_of_masks_that_stay(net):
     for a, b in zip(gradients, others, strict=True):
         torch.testing.assert_close(b, a)
     assert all(float(p.grad.abs().sum()) == 0 for p in net.blocks[0].parameters())
+
+
+@pytest.mark.parametrize('size', [1, 4])
+def test_the_smaller_side_is_masked(size, monkeypatch):
+    """The input of a 3x3 convolution of 6 x 8 channels (432 numbers) has 6 per image and pixel; a linear layer's 8."""
+    torch.manual_seed(0)
+    layers = dict(stem=conv(3, 6), wide=conv(6, 8, 3), out=nn.Linear(8, 5))
+    net = Net(lambda n, x: n.out(n.wide(n.stem(x).tanh()).tanh().mean((2, 3))), **layers)
+    space = space_of(net, image(size=4))
+    x = image(size=4 * size)
+    values = soft_masks(space)
+    Masks(net, space)
+    plain = without_masks(net)
+    sides = []
+    real = MaskedWeight.of_input
+
+    def spied(self, *args):
+        found = real(self, *args)
+        sides.append(found is not None)
+        return found
+
+    monkeypatch.setattr(MaskedWeight, 'of_input', spied)
+    results = []
+    for smaller in (True, False):
+        if not smaller:
+            monkeypatch.setattr(MaskedWeight, 'of_input', lambda *_: None)
+        net = without_masks(plain).double()
+        masks, leaf = Masks(net, space), values.double().requires_grad_()
+        masks.set(leaf)
+        output = net(x.double())
+        output.square().sum().backward()
+        results.append([output, leaf.grad, *(p.grad for p in net.parameters())])
+    # One image of 4 x 4: 96 numbers, or 16 x 16: 1536. Of the linear layer 8 against 40.
+    assert sides == [size == 1, True]
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    assert results[0][1].count_nonzero() == len(values)
+
+
+def test_inputs_are_not_masked_in_evaluation_or_where_they_are_of_another_type():
+    bank = MaskBank()
+    weight = MaskedWeight(bank, [(1, torch.tensor([[0], [1]]))], 2)
+    parameter, x = torch.ones(9, 2), torch.ones(1, 2)
+    assert weight.of_input(x, parameter, -1) is None  # masks are off
+    bank.set(torch.tensor([0.5, 0.25]))
+    assert weight.of_input(x, parameter, -1).tolist() == [0.5, 0.25]
+    assert weight.of_input(x.half(), parameter, -1) is None
+    assert weight.of_input(torch.ones(9, 2), parameter, -1) is None  # not smaller
+    assert weight.of_input(torch.ones(1, 4), parameter, -1) is None  # not the channels in their order
+    with torch.no_grad():
+        assert weight.of_input(x, parameter, -1) is None
+    bank.set(torch.ones(2), token=1)
+    assert weight.of_input(x, parameter, -1) is None and weight(parameter) is parameter  # all stay: nothing to do

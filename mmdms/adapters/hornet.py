@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.norms import masked_layer_norm
 from ..registry import ADAPTERS
 from .base import Adapter
 from .layers import Shapes
-from .norms import masked_layer_norm
 
 
 @ADAPTERS.register_module()

@@ -10,18 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..ops.norms import masked_layer_norm
 from ..registry import ADAPTERS
 from .base import Adapter
 from .layers import Shapes
-
-
-def masked_layer_norm(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """Layer norm over the last dimension of ``x`` (..., C) under a mask (C,)."""
-    share = (mask / mask.sum()).to(x.dtype)
-    centred = x - (x @ share)[..., None]
-    scale = torch.rsqrt(centred.square() @ share + eps)[..., None]
-    normed = centred * scale * weight
-    return normed if bias is None else normed + bias
 
 
 @ADAPTERS.register_module()
