@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,19 @@ class ResumeHook(Hook):
         if self._pending is None:
             return
         state, self._pending = self._pending, None
-        if get_rank() == 0:
-            set_random_states(state)
+
+        def take_up() -> None:
+            if get_rank() == 0:
+                set_random_states(state)
+            else:
+                seed = (runner.seed + runner.iter * get_world_size() + get_rank()) % 2**32
+                random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+
+        data = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if hasattr(data, '_ensure_iterator'):
+            runner.train_loop.dataloader_iterator = _ResumedData(data, take_up)
         else:
-            seed = (runner.seed + runner.iter * get_world_size() + get_rank()) % 2**32
-            random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+            take_up()
         runner.logger.info('random states are those of the checkpoint')
         if getattr(runner.train_dataloader, 'persistent_workers', False) or get_world_size() > 1:
             runner.logger.warning(
@@ -71,6 +80,31 @@ class ResumeHook(Hook):
         if self._before_val is not None:
             set_random_states(self._before_val)
             self._before_val = None
+
+
+class _ResumedData:
+    """The endless data of a loop by iterations, which begins to read them anew after a resume.
+
+    PyTorch draws a number whenever reading begins, which the run without interruption did long ago: states are taken
+    up after that, and before the first batch is made.
+    """
+
+    def __init__(self, data: Any, take_up: Callable[[], None]) -> None:
+        self._data = data
+        self._take_up: Callable[[], None] | None = take_up
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
+
+    def __iter__(self) -> _ResumedData:
+        return self
+
+    def __next__(self) -> Any:
+        if self._take_up is not None:
+            self._data._ensure_iterator()
+            self._take_up()
+            self._take_up = None
+        return next(self._data)
 
 
 @HOOKS.register_module()
