@@ -30,13 +30,23 @@ def normalized_ranks(importance: Tensor, unit: Tensor, totals: Tensor) -> Tensor
         if it is float64 and float32 otherwise.
     """
     dtype = torch.float64 if importance.dtype == torch.float64 else torch.float32
-    order = torch.argsort(importance.detach(), descending=True, stable=True)
-    order = order[torch.argsort(unit[order], stable=True)]
+    order = _order(importance.detach(), unit)
     first = torch.cumsum(totals, 0) - totals
     place = torch.arange(unit.numel(), device=unit.device) - first[unit]
     ranks = torch.empty(unit.numel(), dtype=dtype, device=unit.device)
     ranks[order] = (place.to(dtype) + 0.5) / totals[unit].to(dtype)
     return ranks
+
+
+def _order(importance: Tensor, unit: Tensor) -> Tensor:
+    """Elements by unit, in it by falling importance, and then by index; all of shape (elements,)."""
+    if importance.dtype == torch.float64:
+        order = torch.argsort(importance, descending=True, stable=True)
+        return order[torch.argsort(unit[order], stable=True)]
+    # One sort of integers: the bits of a float, those of negative numbers turned round, are in its order.
+    bits = (importance.float() + 0.0).view(torch.int32)  # -0.0 becomes 0.0
+    falling = -(bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    return torch.argsort((unit.long() << 33) + falling, stable=True)
 
 
 def soft_mask(keep_ratio: Tensor, ranks: Tensor, unit: Tensor, totals: Tensor, sharpness: Tensor) -> Tensor:

@@ -179,3 +179,18 @@ def test_straight_through(hard):
     torch.testing.assert_close(result.detach(), torch.tensor(hard, dtype=torch.float64))
     (result * torch.arange(len(hard))).sum().backward()
     assert soft.grad.tolist() == list(range(len(hard)))
+
+
+def test_one_sort_of_bits_is_the_order_of_numbers():
+    """Ranks in float32 come from one sort of bits, in float64 from two of numbers."""
+    generator = torch.Generator().manual_seed(0)
+    totals = torch.tensor([500, 1, 300, 7])
+    unit = torch.repeat_interleave(torch.arange(4), totals)
+    importance = torch.randn(808, generator=generator) * 10 ** torch.randint(-30, 30, (808,), generator=generator)
+    importance[::7] = importance[3]
+    importance[5], importance[9], importance[12] = 0.0, -0.0, 0.0
+    importance[100], importance[101] = torch.finfo(torch.float32).max, -torch.finfo(torch.float32).max
+    importance[102], importance[103] = 1e-45, -1e-45
+    found = normalized_ranks(importance, unit, totals)
+    assert torch.equal(found, normalized_ranks(importance.double(), unit, totals).float())
+    assert found[5] < found[9] < found[12], 'zeros of both signs are ties, broken by index'
