@@ -27,40 +27,58 @@ def mask_product(tensor: Tensor, mask: Tensor, dim: int) -> Tensor:
 class _MaskProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, mask: Tensor, dim: int) -> Tensor:
-        ctx.dim = dim
-        ctx.save_for_backward(tensor, mask)
-        return _times(tensor, mask, dim)
+        ctx.dim, ctx.dtype = dim, mask.dtype
+        row = _row(mask.to(tensor.dtype), tensor, dim)
+        ctx.save_for_backward(tensor, row)
+        return _times(tensor, row, dim)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        tensor, mask = ctx.saved_tensors
-        of_mask = inner(gradient, tensor, ctx.dim).to(mask.dtype) if ctx.needs_input_grad[1] else None
-        of_tensor = _times(gradient, mask, ctx.dim) if ctx.needs_input_grad[0] else None
+        tensor, row = ctx.saved_tensors
+        of_mask = buffer = None
+        if ctx.needs_input_grad[1]:
+            of_mask, buffer = _inner(gradient, tensor, ctx.dim)
+            of_mask = of_mask.to(ctx.dtype)
+        of_tensor = _times(gradient, row, ctx.dim, buffer) if ctx.needs_input_grad[0] else None
         return of_tensor, of_mask, None
 
 
-def _times(tensor: Tensor, mask: Tensor, dim: int) -> Tensor:
-    mask = mask.to(tensor.dtype)
+def _row(mask: Tensor, tensor: Tensor, dim: int) -> Tensor:
+    """A mask along ``dim`` as it is multiplied: of all dimensions from ``dim`` on, where those behind it are short."""
     inside = prod(tensor.shape[dim + 1 :])
-    if dim > 0 and 1 < inside <= SHORT and tensor.is_contiguous():
-        # A mask that changes every 9 numbers (a 3x3 kernel) cannot be read in vectors; one as long as a row can.
-        row = mask.repeat_interleave(inside)
-        return (tensor.view(-1, len(row)) * row).view(tensor.shape)
-    return tensor * mask.view([-1 if d == dim else 1 for d in range(tensor.dim())])
+    # A mask that changes every 9 numbers (a 3x3 kernel) cannot be read in vectors; one as long as a row can.
+    return mask.repeat_interleave(inside) if dim > 0 and 1 < inside <= SHORT and tensor.is_contiguous() else mask
+
+
+def _times(tensor: Tensor, row: Tensor, dim: int, buffer: Tensor | None = None) -> Tensor:
+    """``tensor`` times a mask of :func:`_row`; ``buffer``, of its type and size, may take the result."""
+    if buffer is not None and (buffer.dtype != tensor.dtype or not tensor.is_contiguous()):
+        buffer = None
+    if len(row) == tensor.size(dim):
+        view = row.view([-1 if d == dim else 1 for d in range(tensor.dim())])
+        return tensor * view if buffer is None else torch.mul(tensor, view, out=buffer.view(tensor.shape))
+    rows = tensor.reshape(-1, len(row))
+    return torch.mul(rows, row, out=None if buffer is None else buffer.view(rows.shape)).view(tensor.shape)
 
 
 def inner(a: Tensor, b: Tensor, dim: int) -> Tensor:
     """Sum of ``a * b`` over all dimensions but ``dim``, shape (a.size(dim),), in float32 or wider."""
+    return _inner(a, b, dim)[0]
+
+
+def _inner(a: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
+    """That, and the memory of the products, which is free again, if it is contiguous."""
     dtype = torch.promote_types(a.dtype, torch.float32)
     product = a.to(dtype) * b.to(dtype)
     size, inside = a.size(dim), prod(a.shape[dim + 1 :])
-    if not product.is_contiguous() or inside > SHORT:
-        return product.sum([d for d in range(a.dim()) if d != dim])
+    if not product.is_contiguous():
+        return product.sum([d for d in range(a.dim()) if d != dim]), None
+    if inside > SHORT:
+        return product.sum([d for d in range(a.dim()) if d != dim]), product
     # Whole rows first: sums along a short last dimension are slow.
-    product = product.view(-1, size * inside)
-    row = product.sum(0) if len(product) > 1 else product[0]
-    return row.view(size, inside).sum(1) if inside > 1 else row
+    row = product.view(-1, size * inside).sum(0)
+    return (row.view(size, inside).sum(1) if inside > 1 else row), product
 
 
 SHORT = 64
