@@ -245,6 +245,13 @@ def test_bad_ends(ends):
         pruned(keep_dense=ends)
 
 
+def test_a_schedule_that_ends_between_two_masks_is_met():
+    model, mutator = pruned(sparsity=0.9, reallocation_interval=16, schedule=dict(end=0.5))
+    found = []
+    train(model, mutator, 12, each=lambda step: found.append(float(mutator.kept.float().mean())))
+    assert found == pytest.approx([1.0] * 6 + [0.1] * 6)
+
+
 def test_batches_of_one_step_share_a_mask():
     model, mutator = pruned(sparsity=0.5, schedule=dict(end=0.0))
     mutator.set_progress(0.5)

@@ -42,7 +42,6 @@ class DPFMutator(Reallocation):
     """
 
     kept: Tensor
-    reached: Tensor
 
     def __init__(
         self,
@@ -82,14 +81,13 @@ class DPFMutator(Reallocation):
         self.sizes = [weight.numel() for weight in space.values()]
         self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
         self.register_buffer('kept', torch.ones(sum(self.sizes), dtype=torch.bool))
-        self.register_buffer('reached', torch.zeros((), dtype=torch.float64))  # sparsity that `kept` was found for
         self.masks = WeightMasks(model, space, self.feedback, self.damped)
         model.register_forward_pre_hook(MaskRefresh(self._refresh))
 
     @property
-    def sparsity_now(self) -> float:
-        """Share of the prunable weights that should be masked by now."""
-        return self.schedule.sparsity(self.sparsity, self.progress)
+    def final_sparsity(self) -> float:
+        """Share of the prunable weights that is masked in the end."""
+        return self.sparsity
 
     def kept_weights(self) -> dict[str, Tensor]:
         """Boolean masks by name, of the shapes of the weights, as they are now."""
@@ -125,7 +123,7 @@ class DPFMutator(Reallocation):
         self._prune(self.sparsity_now)
 
     def _settle(self) -> None:
-        if float(self.reached) != self.sparsity:
+        if self._reached != self.sparsity:
             self._prune(self.sparsity)
         self.settled.fill_(True)
         if self.check_ranks_every:
@@ -143,7 +141,7 @@ class DPFMutator(Reallocation):
             parts = [scores] if self.scope == 'global' else scores.split(self.sizes)
             found = [largest(part, len(part) - round(sparsity * len(part))) for part in parts]
             self.kept.copy_(found[0] if len(found) == 1 else torch.cat(found))
-        self.reached.fill_(sparsity)
+        self._note_reached(sparsity)
 
     def _refresh(self) -> None:
         """Set the masks of the forward pass that begins, unless they are there."""

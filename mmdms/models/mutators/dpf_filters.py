@@ -89,6 +89,11 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
             axis.parameter: parameters[axis.parameter] for axis in space.axes if axis.role == 'in'
         }
 
+    @property
+    def final_sparsity(self) -> float:
+        """Share of the cost that is gone in the end."""
+        return 1 - self.target
+
     def describe(self) -> str:
         """See :meth:`Mutator.describe`."""
         whole = int((~self.pruned).sum())
@@ -107,6 +112,7 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         scores = self._scores()
         if self.target_now < 1 and self._usable(scores):
             self.final_mask.copy_(self._cheap_enough(scores, self.target_now))
+            self._note_reached(self.sparsity_now)
 
     def _settle(self) -> None:
         if self._usable(self._scores()):

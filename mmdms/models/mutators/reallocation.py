@@ -47,6 +47,7 @@ class Reallocation(Mutator):
     default_schedule: Mapping[str, float] = {}
 
     steps: Tensor
+    reached: Tensor
 
     def __init__(self, method: str = 'feedback', reallocation_interval: int = 16, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -59,9 +60,10 @@ class Reallocation(Mutator):
         self.method = method
         self.reallocation_interval = reallocation_interval
         self.register_buffer('steps', torch.zeros((), dtype=torch.int64))
-        self._steps = 0  # of `steps`, without asking the device
+        self.register_buffer('reached', torch.zeros((), dtype=torch.float64))  # sparsity that masks were found for
+        self._steps, self._reached = 0, 0.0  # the same, without asking the device
         self._looked = -1  # step at which masks were last found
-        self.register_load_state_dict_post_hook(_read_steps)
+        self.register_load_state_dict_post_hook(_read_state)
 
     @classmethod
     def make_schedule(cls, method: str, given: Mapping[str, float] | None) -> SparsitySchedule:
@@ -107,8 +109,12 @@ class Reallocation(Mutator):
             return
         if self.schedule.phase(progress) == 'settle':
             self._settle()
-        elif self._steps % self.reallocation_interval == 0 and self._steps != self._looked:
-            # Batches whose gradients are accumulated see one mask: they are one step.
+            return
+        # A schedule that ends between two masks is met where it ends: the run may be over before the next.
+        ended = self.phase == 'refine' and self._reached < self.final_sparsity
+        due = ended or self._steps % self.reallocation_interval == 0
+        # Batches whose gradients are accumulated see one mask: they are one step.
+        if due and self._steps != self._looked:
             self._looked = self._steps
             self._reallocate()
 
@@ -116,6 +122,16 @@ class Reallocation(Mutator):
     def phase(self) -> str:
         """``'shrink'``, ``'refine'`` or ``'settle'``."""
         return self.schedule.phase(self.progress)
+
+    @property
+    @abstractmethod
+    def final_sparsity(self) -> float:
+        """Share that is pruned in the end, in [0, 1)."""
+
+    @property
+    def sparsity_now(self) -> float:
+        """Share that should be pruned by now."""
+        return self.schedule.sparsity(self.final_sparsity, self.progress)
 
     @property
     def feedback(self) -> bool:
@@ -129,6 +145,10 @@ class Reallocation(Mutator):
     @abstractmethod
     def _settle(self) -> None:
         """Find the masks of the end, if they are not there yet, and set ``settled``."""
+
+    def _note_reached(self, sparsity: float) -> None:
+        self._reached = sparsity
+        self.reached.fill_(sparsity)
 
     def _values(self, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """What says how much weights matter, by name: the dense weights, or ``w * dL/dw`` of SNIP."""
@@ -174,6 +194,6 @@ def _skipped(optimizer: Optimizer) -> bool:
     return found is not None and bool(found)
 
 
-def _read_steps(module: nn.Module, incompatible_keys: Any) -> None:
+def _read_state(module: nn.Module, incompatible_keys: Any) -> None:
     assert isinstance(module, Reallocation)
-    module._steps = int(module.steps)
+    module._steps, module._reached = int(module.steps), float(module.reached)
