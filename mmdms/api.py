@@ -69,6 +69,7 @@ def build_search_space(
     del probe, call
     gc.collect()  # networks whose hooks are methods of their own hold themselves: a large copy would stay
     space = SearchSpaceBuilder(model, found, include, exclude).build()
+    del found  # labels of every element
     if verify:
         with torch.random.fork_rng(devices=[]):
             space = Verifier(model, space, arguments, forward).run()

@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from mmdms.adapters.base import adapt
 from mmdms.api import build_search_space
-from mmdms.export.parity import _float64, prepare_for_parity
+from mmdms.export.parity import prepare_for_parity
+from mmdms.export.precision import float64
 from mmdms.export.slim import slim
 from mmdms.export.subnet import build_subnet, subnet_config
 from mmdms.registry import MODELS
@@ -59,7 +60,7 @@ def assert_same_forward(module, *inputs, train=True):
 def results(module, inputs):
     """Tensors that a module gives out, on a copy: batch norms write down what they see."""
     torch.manual_seed(0)
-    with _float64():
+    with float64():
         found = tree_flatten(copy.deepcopy(module)(*tree_map(copy.deepcopy, inputs)))[0]
     return [x.detach() for x in found if isinstance(x, torch.Tensor)]
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from ..masking import Masks
 from ..structure import Structure
 from ..tracing.search_space import SearchSpace
+from .precision import float64
 from .slim import slim
 
 TOLERANCE = 1e-8
@@ -89,15 +88,22 @@ def _random_values(model: nn.Module, seed: int) -> dict[int, Tensor]:
                     draw(tensor, *((0.5, 1.5) if name in ('weight', 'running_var') else (-0.5, 0.5)))
     for parameter in model.parameters():
         if parameter.numel() > 1 and parameter.is_floating_point() and id(parameter) not in found:
-            if bool((parameter == parameter.flatten()[0]).all()):
+            if _is_constant(parameter):
                 bound = max(parameter[0].numel(), 1) ** -0.5
                 draw(parameter, -bound, bound)
             elif parameter.dim() > 1:
                 gain = (2 / parameter[0].numel()) ** 0.5  # He et al., "Delving Deep into Rectifiers", 2015
                 spread = float(parameter.detach().std())
                 if 0 < spread < gain * (FAINT if parameter.dim() == 2 else NEARLY):
-                    found[id(parameter)] = parameter.detach().double() * (gain / spread)
+                    scaled = parameter.detach() * (gain / spread)
+                    # Fewer bits will do for weights that only have to differ, and a quarter of the memory.
+                    found[id(parameter)] = scaled.half() if scaled.numel() >= MANY else scaled.double()
     return found
+
+
+def _is_constant(parameter: Tensor) -> bool:
+    values = parameter.detach().flatten()
+    return all(bool((part == values[0]).all()) for part in (values[:1024], values))
 
 
 FAINT, NEARLY = 0.25, 0.9
@@ -107,6 +113,9 @@ Without, what a first layer does could fade to nothing on its way through a deep
 a mistake there. Transformers, whose norms keep what passes at one scale, share their large matrices.
 """
 
+
+MANY = 1 << 16
+"""Scaled copies of weights with at least so many values are kept in half precision; what is computed is not."""
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -137,7 +146,11 @@ def check_parity(
     """
     model = model if prepared else prepare_for_parity(model, cast=False)
     # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
-    found = outputs(slim(model, space, structure, share_tensors=True), inputs, forward)
+    subnet = slim(model, space, structure, share_tensors=True)
+    try:
+        found = outputs(subnet, inputs, forward)
+    finally:
+        _let_go(subnet)
     masks = Masks(model, space)
     try:
         masks.set(space.mask(structure).double())
@@ -145,6 +158,13 @@ def check_parity(
     finally:
         masks.remove()
     return _difference(expected, found)
+
+
+def _let_go(model: nn.Module) -> None:
+    """Empty a network of its tensors: one that holds itself, by hooks or methods, would keep them for long."""
+    for module in model.modules():
+        module._parameters.clear()
+        module._buffers.clear()
 
 
 def compare(
@@ -157,7 +177,7 @@ def compare(
 def outputs(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> list[Any]:
     """What a prepared model gives out in float64, without gradients, all nesting gone."""
     call = forward or (lambda m: m)
-    with torch.no_grad(), _float64():
+    with torch.no_grad(), float64():
         return tree_flatten(call(model)(*tree_map(_prepare_input, tuple(inputs))))[0]
 
 
@@ -172,44 +192,6 @@ def _difference(expected: list[Any], found: list[Any]) -> Parity:
     # Among outputs of a thousand, a box that is wrong by a hundredth would hide. What is nearly 0 is rounding itself.
     shares = [d / max(o, NOISE * highest) if d else 0.0 for d, o in zip(differences, sizes, strict=True)]
     return Parity(_worst(differences), highest, _worst(shares))
-
-
-@contextmanager
-def _float64() -> Iterator[None]:
-    """What a forward creates (a position encoding, say) is of the type of the prepared weights too."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _Promote():
-            yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-class _Promote(TorchFunctionMode):
-    """Whatever an operation is given in lower precision, it is given in float64.
-
-    So weights need not be copied to be compared in float64, and what some networks compute in float32 on
-    purpose (position encodings) is exact too.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func == DTYPE:  # a forward that casts to the type of its weights
-            found = func(*args)
-            return torch.float64 if found.is_floating_point else found
-        if func is torch.Tensor.float:  # a forward that wants at least single precision
-            return args[0].double()
-        if not func.__name__.endswith('_'):  # written in place, an operand must stay itself; attributes need no cast
-            args, kwargs = tree_map(_promote, (args, kwargs))
-        return func(*args, **kwargs)
-
-
-DTYPE = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
-
-
-def _promote(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _prepare_input(leaf: Any) -> Any:

@@ -61,10 +61,31 @@ def kept(elements: Tensor, mask: Tensor) -> Tensor:
 def sliced_tensors(model: nn.Module, space: SearchSpace, mask: Tensor) -> dict[str, Tensor]:
     """Sliced value of every parameter and buffer of ``model`` that shrinks."""
     tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    result: dict[str, Tensor] = {}
+    places: dict[str, dict[int, Tensor]] = {}
     for axis in space.axes:
-        places = kept(axis.elements, mask).nonzero().flatten()
-        if places.numel() < len(axis.elements):
-            value = result.get(axis.parameter, tensors[axis.parameter]).detach()
-            result[axis.parameter] = value.index_select(axis.dim, places.to(value.device))
+        stay = kept(axis.elements, mask).nonzero().flatten()
+        if stay.numel() < len(axis.elements):
+            places.setdefault(axis.parameter, {})[axis.dim] = stay
+    return {name: _selected(tensors[name].detach(), dims) for name, dims in places.items()}
+
+
+def _selected(value: Tensor, places: dict[int, Tensor]) -> Tensor:
+    """What lies at some places along some dimensions."""
+    dims = {dim: stay.to(value.device) for dim, stay in sorted(places.items())}
+    if len(dims) == 1:
+        ((dim, stay),) = dims.items()
+        return value.index_select(dim, stay)
+    # Some of the first dimension after the other: all of it is not held beside the result.
+    first, *others = dims
+    result = value.new_empty([len(dims.get(dim, range(size))) for dim, size in enumerate(value.shape)])
+    step = max(LARGE * value.size(first) // max(value.numel(), 1), 1)
+    for begin in range(0, len(dims[first]), step):
+        part = value.index_select(first, dims[first][begin : begin + step])
+        for dim in others:
+            part = part.index_select(dim, dims[dim])
+        result.narrow(first, begin, part.size(first)).copy_(part)
     return result
+
+
+LARGE = 1 << 20
+"""About so many values are looked at together."""

@@ -13,7 +13,8 @@ from tiny import random_mask, reasons
 from tiny import space_of as space_of_module
 from torch.utils._pytree import tree_flatten
 
-from mmdms.export.parity import _float64, prepare_for_parity
+from mmdms.export.parity import prepare_for_parity
+from mmdms.export.precision import float64
 from mmdms.export.slim import slim
 from mmdms.export.subnet import without_pretrained
 from mmdms.masking import Masks
@@ -85,7 +86,7 @@ def size_of(name):
 
 
 def outputs(model, *inputs):
-    with torch.no_grad(), _float64():
+    with torch.no_grad(), float64():
         return [x for x in tree_flatten(tensor_forward(model)(*inputs))[0] if isinstance(x, torch.Tensor)]
 
 
@@ -150,7 +151,7 @@ def test_a_subnet_can_be_deployed(name):
     model, space = family(name)[1], space_of(name)
     subnet = prepare_for_parity(slim(model, space, space.structure(random_mask(space, seed=5))))
     deployed = copy.deepcopy(subnet)
-    with _float64():
+    with float64():
         for module in deployed.modules():
             if isinstance(module, RepVGGBlock):
                 module.switch_to_deploy()
