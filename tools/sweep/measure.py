@@ -149,7 +149,7 @@ def export_and_reload(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / 'export'
         retrain = retrain_config(config, found, 'inherit')
-        write_export(folder, retrain, plain_state(subnet), structure.to_json(), {})
+        write_export(folder, retrain, dict(state_dict=plain_state(subnet)), structure.to_json(), {})
         missing = subnet.load_state_dict(subnet.state_dict(), strict=False).missing_keys
         torch.save(dict(inputs=inputs, expected=expected, missing=missing), folder / 'sample.pth')
         command = [sys.executable, str(Path(__file__).with_name('reload.py')), str(folder)]
