@@ -107,12 +107,13 @@ class WeightFeedback(torch.autograd.Function):
 
 
 def filter_gains(kept: Tensor) -> Tensor:
-    """Square root of the share of each filter that is kept, of the shape (outputs, 1, ...) of its weight.
+    """``min(1, 2 * sqrt(share))`` of the share of each filter that is kept, of shape (outputs, 1, ...).
 
     The gradient of a weight that a norm follows is inversely proportional to the magnitude of its filter. What masks
-    leave of a filter is smaller than the dense filter that learns by that gradient, by about this factor.
+    leave of a filter is smaller than the dense filter that learns by that gradient: of normal weights the largest
+    tenth has two thirds of the magnitude, the largest hundredth 0.28 of it.
     """
-    return kept.flatten(1).float().mean(1).sqrt().view(-1, *[1] * (kept.dim() - 1))
+    return kept.flatten(1).float().mean(1).sqrt().mul(2).clamp(max=1).view(-1, *[1] * (kept.dim() - 1))
 
 
 class KeptWeight:

@@ -22,24 +22,27 @@ def gradients(damped, kept, weight):
 
 
 def test_gradient_by_hand():
-    # Four inputs of ones: every weight has gradient 1. Filters keep 4, 1 and 0 of 4 weights.
-    weight = torch.rand(3, 4, 1, 1) + 0.5
-    kept = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=torch.bool)[:, :, None, None]
-    expected = torch.tensor([[1, 1, 1, 1], [0.5, 1, 0.5, 0.5], [0, 0, 0, 0]])
-    assert torch.equal(gradients(True, kept, weight).flatten(1), expected)
-    assert torch.equal(gradients(False, kept, weight), torch.ones(3, 4, 1, 1))
+    # Sixteen inputs of ones: every weight has gradient 1. Filters keep 16, 4, 1 and 0 of 16 weights: gains of 1
+    # (2, but for the bound), 2 * 1/2, 2 * 1/4, 0.
+    weight = torch.rand(4, 16, 1, 1) + 0.5
+    kept = torch.arange(16) < torch.tensor([16, 4, 1, 0])[:, None]
+    expected = torch.ones(4, 16)
+    expected[2, 1:] = 0.5
+    expected[3] = 0.0
+    assert torch.equal(gradients(True, kept[:, :, None, None], weight).flatten(1), expected)
+    assert torch.equal(gradients(False, kept[:, :, None, None], weight), torch.ones(4, 16, 1, 1))
 
 
 def test_gains_follow_a_mask_that_changes_in_place():
-    layer = nn.Linear(4, 1, bias=False)
-    kept = torch.ones(1, 4, dtype=torch.bool)
+    layer = nn.Linear(16, 1, bias=False)
+    kept = torch.ones(1, 16, dtype=torch.bool)
     WeightMasks(layer, ['weight'], feedback=True, damped=True).set(dict(weight=kept))
     parameter = dict(layer.named_parameters())['weight']
-    for mask, expected in (([1, 1, 1, 1], [1, 1, 1, 1]), ([1, 0, 0, 0], [1, 0.5, 0.5, 0.5])):
-        kept.copy_(torch.tensor([mask], dtype=torch.bool))
+    for number, gain in ((16, 1.0), (1, 0.5), (8, 1.0)):
+        kept.copy_(torch.arange(16) < number)
         parameter.grad = None
-        layer(torch.ones(1, 4)).sum().backward()
-        assert parameter.grad.tolist() == [expected]
+        layer(torch.ones(1, 16)).sum().backward()
+        assert parameter.grad.tolist() == [number * [1.0] + (16 - number) * [gain]]
 
 
 def test_with_all_masks_one_it_is_plain_training():
