@@ -9,7 +9,8 @@ One network at one size (224 pixels, 8 images)::
 
     python tools/benchmark_speed.py --out work_dirs/speed.jsonl --what steps --networks resnet50 --sizes 224:8
 
-Ways of a step: a search in its three phases (shrink, refine, settle); ``reference``, the method as its formulas read
+Ways of a step: a search in its three phases (shrink, refine, settle); pruning with feedback of single weights and of
+filters (dpf, dpf-filters); ``reference``, the method as its formulas read
 (activation masks, all pairs compared, units one by one); ``torch-pruning``, its regularised training step. All are
 compared with a plain step, in turn, by the median over rounds of the ratio.
 """
@@ -29,9 +30,9 @@ from speed import measure  # noqa: E402
 from speed.networks import NETWORKS  # noqa: E402
 from speed.report import make_report  # noqa: E402
 
-WHAT = ('operator', 'steps', 'subnet', 'setup', 'memory', 'endurance')
+WHAT = ('operator', 'steps', 'subnet', 'hand', 'setup', 'memory', 'endurance')
 ITERATIONS = 5000
-WAYS = ('shrink', 'refine', 'settle', 'reference', 'torch-pruning')
+WAYS = ('shrink', 'refine', 'settle', 'dpf', 'dpf-filters', 'reference', 'torch-pruning')
 KEY = ('what', 'network', 'config', 'size', 'batch', 'elements', 'units', 'threads', 'device')
 SETUP = [
     ('mmpretrain::resnet/resnet18_8xb32_in1k.py', 224), ('mmpretrain::resnet/resnet152_8xb32_in1k.py', 224),
@@ -109,6 +110,11 @@ def jobs(args):
                 dict(what='subnet', network=name, size=size, batch=batch),
                 lambda n=name, s=size, b=batch: measure.subnet(n, s, b, args.rounds, args.device),
             )
+    if 'hand' in args.what:
+        yield (
+            dict(what='hand', network='resnet50', size=224, batch=8),
+            lambda: measure.hand_written(224, 8, args.rounds, args.device),
+        )
     if 'setup' in args.what:
         for config, size in SETUP:
             yield dict(what='setup', config=config, size=size), lambda c=config, s=size: measure.setup(c, s)

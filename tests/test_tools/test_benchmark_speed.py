@@ -82,3 +82,17 @@ def test_command(run_tool, tmp_path):
 
 def test_bad_sizes(fail_tool):
     assert "'224' is not PIXELS:IMAGES" in fail_tool('benchmark_speed.py', '--out', 'o.jsonl', '--sizes', '224')
+
+
+def test_pruning_is_timed_with_its_share_of_new_masks():
+    found = measure.steps('mobilenetv2', 32, 2, ['dpf', 'dpf-filters'], 2)
+    assert not found['failed']
+    plain = found['train']['plain']['seconds']
+    for way in ('dpf', 'dpf-filters'):
+        timed = found['train'][way]
+        assert timed['averaged'] == pytest.approx(timed['ratio'] + timed['reallocation'] / 16 / plain)
+
+
+def test_an_exported_network_has_the_shapes_of_one_written_by_hand():
+    found = measure.hand_written(32, 1, 1)
+    assert set(found['evaluate']) == {'plain', 'exported'}

@@ -21,13 +21,13 @@ from mmengine.optim import OptimWrapper
 from mmdms.api import build_model_space
 from mmdms.export.parity import check_parity
 from mmdms.export.slim import slim
-from mmdms.export.subnet import subnet_config
+from mmdms.export.subnet import build_subnet, subnet_config
 from mmdms.export.verify import random_structure
 from mmdms.ops.topk import normalized_ranks, soft_mask
 from mmdms.utils.example import example_of
 
 from .networks import batch_of, build, load
-from .ways import PROGRESS, TARGET, Step, evaluation_of, search, step_of
+from .ways import PROGRESS, PRUNING, TARGET, Step, evaluation_of, mutated, search, step_of
 
 WARM_UP = 3
 
@@ -79,7 +79,23 @@ def steps(name: str, size: int, batch: int, ways: list[str], rounds: int, device
     evaluated = {way: evaluation_of(way, config, model, data[0]) for way in ('plain', 'shrink', 'settle')}
     record['evaluate'] = against(alternate(evaluated, rounds, device=device))
     record['parts'] = parts(config, model, data, rounds)
+    plain = record['train']['plain']['seconds']
+    for way in set(PRUNING) & set(ways) - set(failed):
+        # Masks are found anew every so many steps, which a median does not show: their share of each step is added.
+        seconds, interval = reallocation(model, data, way, rounds)
+        record['train'][way].update(
+            reallocation=seconds, averaged=record['train'][way]['ratio'] + seconds / interval / plain
+        )
     return record
+
+
+def reallocation(model: Any, data: Any, way: str, rounds: int) -> tuple[float, int]:
+    """Seconds that a pruning takes to find its masks, and the steps between two of them."""
+    mutator = mutated(copy.deepcopy(model), data[0], PRUNING[way]).mutator
+    mutator.set_progress(PROGRESS['shrink'])
+    with torch.no_grad():
+        seconds = alternate(dict(found=mutator._reallocate), rounds, device=str(data[0].device.type))
+    return statistics.median(seconds['found']), mutator.reallocation_interval
 
 
 def parts(config: Any, model: Any, data: Any, rounds: int) -> dict[str, float]:
@@ -140,11 +156,38 @@ def subnet(name: str, size: int, batch: int, rounds: int, device: str = 'cpu') -
     return {**record, 'flops': share, 'evaluate': against(alternate(ways, rounds, device=device))}
 
 
+def hand_written(size: int, batch: int, rounds: int, device: str = 'cpu') -> dict[str, Any]:
+    """Evaluation of an exported ResNet-50 of half the width, and of one whose config says half the width.
+
+    Raises:
+        ValueError: if the two differ in the shape of a parameter.
+    """
+    config = load('resnet50', size)
+    model = build(config)
+    space = build_model_space(model, (3, size, size))
+    mask = torch.cat([torch.arange(unit.total) < (unit.total if unit.kind == 'depth' else unit.total // 2)
+                      for unit in space.units])  # fmt: skip
+    small = slim(model, space, space.structure(mask))
+    found = subnet_config(config.model, model, small, space, mask)
+    exported = build_subnet(**{key: value for key, value in found.items() if key != 'type'})
+    config.model.backbone.update(stem_channels=32, base_channels=32)
+    config.model.head.in_channels //= 2
+    hand = build(config)
+    shapes = [{name: tuple(p.shape) for name, p in one.named_parameters()} for one in (hand, exported)]
+    if shapes[0] != shapes[1]:
+        raise ValueError('the exported network has other shapes than the one written by hand')
+    images = torch.rand(batch, 3, size, size, device=device)
+    ways = {way: evaluation_of('plain', config, one.to(device), images)
+            for way, one in dict(plain=hand, exported=exported).items()}  # fmt: skip
+    record = dict(what='hand', network='resnet50', size=size, batch=batch)
+    return {**record, 'evaluate': against(alternate(ways, rounds, device=device))}
+
+
 def setup(config_name: str, size: int) -> dict[str, Any]:
     """Processor seconds to trace, verify and slice a network, and its size."""
     from mmengine.registry import init_default_scope
 
-    from mmdms.export.subnet import build_subnet, without_pretrained
+    from mmdms.export.subnet import without_pretrained
     from mmdms.utils.architecture import build_architecture, tensor_forward
     from mmdms.utils.config import load_config
 

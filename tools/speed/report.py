@@ -7,12 +7,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-WAYS = ('shrink', 'refine', 'settle', 'reference', 'torch-pruning')
+WAYS = ('shrink', 'refine', 'settle', 'dpf', 'dpf-filters', 'reference', 'torch-pruning')
 
 
 def make_report(records: Sequence[dict[str, Any]]) -> str:
     """Markdown tables of what there is; the last record of a kind counts."""
-    makers = (_steps, _subnet, _memory, _setup, _operator, _endurance)
+    makers = (_steps, _subnet, _hand, _memory, _setup, _operator, _endurance)
     return '\n\n'.join(filter(None, (make(records) for make in makers)))
 
 
@@ -26,7 +26,13 @@ def _of(records: Sequence[dict[str, Any]], what: str) -> list[dict[str, Any]]:
 
 def _ratio(record: dict[str, Any], part: str, way: str) -> str:
     found = record[part].get(way)
-    return f'{found["ratio"]:.3f}' if found else 'fails' if way in record.get('failed', {}) else '–'
+    return (
+        f'{found.get("averaged", found["ratio"]):.3f}'
+        if found
+        else 'fails'
+        if way in record.get('failed', {})
+        else '–'
+    )
 
 
 def _steps(records: Sequence[dict[str, Any]]) -> str:
@@ -51,6 +57,16 @@ def _subnet(records: Sequence[dict[str, Any]]) -> str:
         rows.append([r['network'], f'{r["size"]}, batch {r["batch"]}', f'{r["flops"]:.3f}', *times, faster])
     heads = ['network', 'input', 'FLOPs of the subnet', 'supernet, ms', 'subnet, ms', 'times as fast']
     return _table('Evaluation of a subnet of half the FLOPs, widths in multiples of 8', rows, heads)
+
+
+def _hand(records: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        [r['network'], f'{r["size"]}, batch {r["batch"]}', *(f'{r["evaluate"][way]["seconds"] * 1e3:.0f}'
+         for way in ('plain', 'exported')), f'{r["evaluate"]["exported"]["ratio"]:.3f}']
+        for r in _of(records, 'hand')
+    ]  # fmt: skip
+    heads = ['network', 'input', 'by hand, ms', 'exported, ms', 'ratio']
+    return _table('Evaluation of an exported network beside one written by hand, half the width', rows, heads)
 
 
 def _memory(records: Sequence[dict[str, Any]]) -> str:

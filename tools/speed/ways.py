@@ -21,6 +21,12 @@ TARGET = 0.5
 PROGRESS = dict(shrink=0.3, refine=0.7, settle=0.95)
 """Progress at which each phase of a search is timed."""
 
+PRUNING = {
+    'dpf': dict(type='mmdms.DPFMutator', sparsity=0.9),
+    'dpf-filters': dict(type='mmdms.StructuredDPFMutator', budget=dict(metric='flops', target=TARGET)),
+}
+"""Mutators that prune while the network trains, timed while their schedule rises."""
+
 Step = Callable[[], Any]
 
 
@@ -28,7 +34,7 @@ def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -
     """A function that takes one training step.
 
     Args:
-        way: ``'plain'``, a phase of ``PROGRESS``, ``'reference'`` or ``'torch-pruning'``.
+        way: ``'plain'``, a phase of ``PROGRESS``, one of ``PRUNING``, ``'reference'`` or ``'torch-pruning'``.
         config: of the network.
         model: the plain network; a copy of it is trained.
         data: of :func:`speed.networks.batch_of`.
@@ -37,12 +43,12 @@ def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -
     inputs, samples = data
     before_step: Callable[[], Any] = lambda: None  # noqa: E731
     extra: Callable[[], Any] = lambda: 0.0  # noqa: E731
-    if way in PROGRESS:
-        wrapped = search(config, model, inputs)
+    if way in (*PROGRESS, *PRUNING):
+        wrapped = search(config, model, inputs) if way in PROGRESS else mutated(model, inputs, PRUNING[way])
         mutator = wrapped.mutator
 
         def set_progress() -> None:
-            mutator.set_progress(PROGRESS[way])
+            mutator.set_progress(PROGRESS.get(way, PROGRESS['shrink']))
 
         start, model = set_progress, wrapped
     elif way == 'reference':
@@ -54,7 +60,7 @@ def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -
         start = lambda: None  # noqa: E731
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4, momentum=0.9)
     wrapper = OptimWrapper(optimizer)
-    if way in PROGRESS:
+    if way in (*PROGRESS, *PRUNING):
         model.mutator.attach(optimizer)
 
     def step() -> None:
@@ -72,7 +78,13 @@ def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -
 
 def search(config: Config, model: nn.Module, inputs: torch.Tensor, divisor: int | str = 'auto') -> DMSAlgorithm:
     """The model in a search, in training mode."""
-    mutator = dict(type='mmdms.DMSMutator', budget=dict(metric='flops', target=TARGET), divisor=divisor)
+    return mutated(
+        model, inputs, dict(type='mmdms.DMSMutator', budget=dict(metric='flops', target=TARGET), divisor=divisor)
+    )
+
+
+def mutated(model: nn.Module, inputs: torch.Tensor, mutator: dict[str, Any]) -> DMSAlgorithm:
+    """The model with any mutator, in training mode."""
     return DMSAlgorithm(model, mutator, tuple(inputs.shape[1:])).to(inputs.device).train()
 
 
