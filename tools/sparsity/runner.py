@@ -29,7 +29,7 @@ class Runner:
         interval (int): Steps between two masks of gradual pruning.
     """
 
-    def __init__(self, out, steps=400, end=0.75, settle=1.0, interval=16):
+    def __init__(self, out, steps=400, end=0.75, settle=1.0, interval=4):
         self.out, self.steps = out, steps
         self.times = dict(end=end, settle=settle, interval=interval)
         self.done = {key_of(record, KEY) for record in read_records(out, KEY)}
