@@ -20,9 +20,19 @@ def mask_product(tensor: Tensor, mask: Tensor, dim: int) -> Tensor:
 
     The gradient of the mask is summed in float32 or wider, in an order that does not change.
     """
-    if tensor.dtype == mask.dtype and tensor.dtype in WIDE and prod(tensor.shape[dim + 1 :]) == 1:
-        # Whole rows: here PyTorch's own gradient is as good, and quicker to call.
-        return tensor * mask.view([-1 if d == dim else 1 for d in range(tensor.dim())])
+    inside = prod(tensor.shape[dim + 1 :])
+    # Where rows are whole, or little is lost by a temporary, PyTorch's own gradient is as good, and quicker to call.
+    if tensor.dtype == mask.dtype and tensor.dtype in WIDE:
+        if inside == 1:
+            return tensor * mask.view([-1 if d == dim else 1 for d in range(tensor.dim())])
+        if (
+            dim > 0
+            and inside <= SHORT
+            and tensor.is_contiguous()
+            and (tensor.numel() <= SMALL or not mask.requires_grad)
+        ):
+            row = mask.view(-1, 1).expand(-1, inside).reshape(-1)
+            return (tensor.view(-1, len(row)) * row).view(tensor.shape)
     product: Tensor = _MaskProduct.apply(tensor, mask, dim)
     return product
 
@@ -89,6 +99,9 @@ def _inner(a: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor | None]:
 
 SHORT = 64
 """Up to so many numbers, a last dimension is short."""
+
+SMALL = 2**18
+"""Up to so many numbers, to call Python in a backward pass costs more than a temporary."""
 
 
 def gather_masks(values: Tensor, index: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
