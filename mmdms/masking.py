@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .adapters.base import MASKS as INNER_MASKS
 from .adapters.base import adapt, unadapt_masked
 from .mask_bank import MaskBank
+from .ops.feedback import feedback
 from .ops.products import blend, mask_product
 from .tracing.search_space import FIXED, SearchSpace
 
@@ -107,26 +108,10 @@ class MaskedWeight:
         for dim, mask in axes:
             if self.feedback:
                 view = [-1 if d == dim else 1 for d in range(self.ndim)]
-                parameter = Feedback.apply(parameter, mask.view(view).to(parameter.dtype))
+                parameter = feedback(parameter, mask.view(view) > 0)
             else:
                 parameter = mask_product(parameter, mask, dim)
         return parameter
-
-
-class Feedback(torch.autograd.Function):
-    """``weight * mask`` whose gradient with respect to the weight is that of the product, not masked.
-
-    So a weight that is masked still learns, and can come back: the error feedback of DPF (section 3, update of the
-    dense model by the gradient at the pruned one). ``mask`` broadcasts against ``weight`` and gets no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
-        return weight * mask
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
 
 
 class ModuleMaskValue:
@@ -231,7 +216,7 @@ def _masked_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn
 class Masks:
     """Masks installed on a network; :meth:`remove` takes them off again.
 
-    With ``feedback`` a masked weight gets the gradient of the masked one as it is (see :class:`Feedback`).
+    With ``feedback`` masks are hard, and a masked weight learns as :func:`mmdms.ops.feedback.feedback` says.
     """
 
     def __init__(self, model: nn.Module, space: SearchSpace, feedback: bool = False) -> None:

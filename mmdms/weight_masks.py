@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import ConfigError
 from .masking import mask_weights, remove_masks
+from .ops.feedback import feedback
 from .tracing.patterns import Patterns
 
 ENDS = ('first', 'last')
@@ -85,27 +86,6 @@ def _told(left: Mapping[str, int]) -> str:
     return ', '.join(f'{reason}: {number:,}' for reason, number in left.items()) or 'the network has none'
 
 
-class WeightFeedback(torch.autograd.Function):
-    """``weight`` where it is kept, 0 elsewhere; the gradient is handed on as it is (DPF, algorithm 1).
-
-    With a ``gain`` (broadcast against the weight) that of masked weights is multiplied by it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, kept: Tensor, gain: Tensor | None) -> Tensor:
-        ctx.damped = gain is not None
-        if gain is not None:
-            ctx.save_for_backward(kept, gain)
-        return torch.where(kept, weight, 0.0)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.damped:
-            kept, gain = ctx.saved_tensors
-            gradient = torch.where(kept, gradient, gradient * gain)
-        return gradient, None, None
-
-
 def filter_gains(kept: Tensor) -> Tensor:
     """``min(1, 2 * sqrt(share))`` of the share of each filter that is kept, of shape (outputs, 1, ...).
 
@@ -137,7 +117,7 @@ class KeptWeight:
             self._product = None
             if not self.feedback:
                 return torch.where(kept, weight, 0.0)
-            return WeightFeedback.apply(weight, kept, self._gain(kept) if self.damped else None)
+            return feedback(weight, kept, self._gain(kept) if self.damped else None)
         state = (weight.data_ptr(), weight._version, weight.dtype, kept.data_ptr(), kept._version)
         if self._product is None or self._product[0] != state:
             self._product = state, torch.where(kept, weight, 0.0)
