@@ -90,6 +90,20 @@ def test_an_emptied_filter_before_a_norm_does_not_diverge():
     assert torch.allclose(plain[1:], damped[1:], rtol=1e-4)
 
 
+@pytest.mark.parametrize('damped', [False, True])
+def test_layers_of_which_nothing_is_left_are_named(damped):
+    net = nn.Sequential(*(nn.Conv2d(4, 4, 1) for _ in range(7)))
+    mutator = DPFMutator(0.5, damped=damped)
+    mutator.prepare(net, mutator.survey(net))
+    assert mutator.describe_structure() == 'masks are final: sparsity 0.0000 of the prunable weights, target 0.5'
+    hint = '' if damped else ': where the network learns no more, try mutator.damped=True'
+    for layers, named in ((1, '0.weight'), (4, '0.weight, 1.weight, 2.weight, 3.weight')):
+        mutator.kept[: 16 * layers] = False
+        assert mutator.describe_structure().endswith(f'nothing is left of {layers} of 7 layers ({named}){hint}')
+    mutator.kept[:80] = False
+    assert mutator.describe_structure().endswith(f'nothing is left of 5 of 7 layers ({named}, ...){hint}')
+
+
 @pytest.mark.parametrize('settings', [dict(damped=1), dict(damped=True, method='incremental')])
 def test_bad_settings(settings):
     with pytest.raises(ConfigError, match=r"mutator\.damped must be False, or True with method='feedback', but it is"):

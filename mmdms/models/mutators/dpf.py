@@ -111,7 +111,14 @@ class DPFMutator(Reallocation):
     def describe_structure(self) -> str:
         """See :meth:`Mutator.describe_structure`."""
         share = 1 - float(self.kept.double().mean())
-        return f'masks are final: sparsity {share:.4f} of the prunable weights, target {self.sparsity:g}'
+        text = f'masks are final: sparsity {share:.4f} of the prunable weights, target {self.sparsity:g}'
+        empty = [name for name, kept in self.kept_weights().items() if not kept.any()]
+        if empty:
+            text += f'; nothing is left of {len(empty)} of {len(self.shapes)} layers ({", ".join(empty[:4])}'
+            text += ', ...)' if len(empty) > 4 else ')'
+            if self.feedback and not self.damped:
+                text += ': where the network learns no more, try mutator.damped=True'
+        return text
 
     def check_ranks(self) -> None:
         """Raise ``StructureError`` unless all processes hold the same masks; all must call this."""
