@@ -124,7 +124,7 @@ def test_checkpoint_from_before_the_structure_was_fixed(run_tool, tiny, tmp_path
 def test_a_smaller_budget_than_searched_is_refused(searched, run_tool, tmp_path):
     options = ['--out-dir', tmp_path / 'out', '--cfg-options', 'model.mutator.budget.target=0.05']
     said = run_tool('prune.py', SEARCH, searched[0] / 'epoch_4.pth', *options, cwd=tmp_path, status=2)
-    assert 'was fixed at 0.0' in said and 'allows 0.05' in said and not (tmp_path / 'out').exists()
+    assert re.search(r'was fixed at 0\.\d+', said) and 'allows 0.05' in said and not (tmp_path / 'out').exists()
 
 
 def test_existing_output_is_kept(searched, pruned, run_tool, tmp_path):
