@@ -358,3 +358,34 @@ def test_log():
     assert found == dict(sparsity=0.7, target_sparsity=0.7)  # 0.8 - 0.8 / 8
     mutator.set_progress(1.0)
     assert mutator.describe_structure() == 'masks are final: sparsity 0.8000 of the prunable weights, target 0.8'
+
+
+def train_in_low_precision(dtype, accumulated, mutator=None, steps=12):
+    """Autocast with a loss scale, batches accumulated: the weights that come out."""
+    model = network()
+    if mutator is not None:
+        mutator.prepare(model, mutator.survey(model))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    if mutator is not None:
+        mutator.attach(optimizer)
+    scaler = torch.amp.GradScaler('cpu', enabled=dtype == torch.float16)
+    for step in range(steps):
+        if mutator is not None:
+            mutator.set_progress(step / steps)
+        inputs, labels = batch(step % 4)
+        with torch.autocast('cpu', dtype):
+            loss = F.cross_entropy(model(inputs), labels) / accumulated
+        scaler.scale(loss).backward()
+        if (step + 1) % accumulated == 0:
+            scaler.step(optimizer), scaler.update(), optimizer.zero_grad()
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize('accumulated', [1, 3])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_mixed_precision_is_that_of_plain_training(dtype, accumulated):
+    expected = train_in_low_precision(dtype, accumulated)
+    mutator = DPFMutator(0.5, schedule=dict(begin=1.0, end=1.0))
+    found = train_in_low_precision(dtype, accumulated, mutator)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert mutator.steps == 12 // accumulated
