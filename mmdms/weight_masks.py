@@ -33,7 +33,7 @@ def prunable_weights(
 ) -> PrunableWeights:
     """Weights of convolutions and linear layers, whatever class they are of.
 
-    Biases, norms and embeddings stay whole (DPF, section 5), and so do parameters that no layer holds as its weight.
+    Biases, norms and embeddings stay whole, as in DPF, and so do parameters that no layer holds as its weight.
 
     Args:
         model: any network.

@@ -52,3 +52,22 @@ def assert_same(before, mutator):
     """Bit for bit."""
     for name, value in mutator.state_dict().items():
         assert torch.equal(before[name], value), name
+
+
+def train(model, mutator=None, steps=64, optimizer=None, each=lambda step: None):
+    """Train from four batches in turn, with a mutator from beginning to end if there is one; ``each`` after a step."""
+    optimizer = optimizer or torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3
+    )
+    if mutator is not None:
+        mutator.attach(optimizer)
+    for step in range(steps):
+        if mutator is not None:
+            mutator.set_progress(step / steps)
+        inputs, labels = batch(step % 4)
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+        each(step)
+    if mutator is not None:
+        mutator.set_progress(1.0)

@@ -49,7 +49,7 @@ class SearchSchedule:
 
 @dataclass(frozen=True)
 class SparsitySchedule:
-    """Sparsity of gradual pruning, cubic in time (DPF, section 3, after Zhu & Gupta 2017).
+    """Sparsity of gradual pruning, cubic in time (DPF, after Zhu & Gupta 2017).
 
     ``s_t = s_f + (s_i - s_f) * (1 - (t - t_0) / (n * dt)) ** 3``, with times as shares of the run: ``t_0`` is
     ``begin``, and ``t_0 + n * dt`` is ``end``.

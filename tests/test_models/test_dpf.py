@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
-from searched import batch, network
+from searched import batch, network, train
 from torch import nn
 
 from mmdms.errors import ConfigError
@@ -21,24 +21,6 @@ def pruned(model=None, sparsity=0.5, **kwargs):
     mutator = DPFMutator(sparsity, **kwargs)
     mutator.prepare(model, mutator.survey(model))
     return model, mutator
-
-
-def train(model, mutator=None, steps=64, optimizer=None, each=lambda step: None):
-    optimizer = optimizer or torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3
-    )
-    if mutator is not None:
-        mutator.attach(optimizer)
-    for step in range(steps):
-        if mutator is not None:
-            mutator.set_progress(step / steps)
-        inputs, labels = batch(step % 4)
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs), labels).backward()
-        optimizer.step()
-        each(step)
-    if mutator is not None:
-        mutator.set_progress(1.0)
 
 
 @pytest.mark.parametrize('optimizer', [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from searched import batch, network
+from searched import batch, network, train
 from torch import nn
 
 from mmdms import build_search_space
@@ -25,26 +25,10 @@ def pruned(model=None, inputs=IMAGE, **kwargs):
     return model, mutator
 
 
-def train(model, mutator=None, steps=64, each=lambda step: None):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-    if mutator is not None:
-        mutator.attach(optimizer)
-    for step in range(steps):
-        if mutator is not None:
-            mutator.set_progress(step / steps)
-        inputs, labels = batch(step % 4)
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs), labels).backward()
-        optimizer.step()
-        each(step)
-    if mutator is not None:
-        mutator.set_progress(1.0)
-
-
 def test_with_all_masks_one_it_is_plain_training():
     plain = network()
     model, mutator = pruned(schedule=dict(begin=1.0, end=1.0, settle=1.0))
-    train(plain, steps=20)
+    train(plain, steps=20, optimizer=torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3))
     # Not to the end of the run, where the budget must hold.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
     mutator.attach(optimizer)

@@ -29,7 +29,7 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
     removed in the order of their scores until the budget of the moment holds. From ``schedule.settle`` on the
     structure is fixed, on the budget and rounded to the divisor, as in a search.
 
-    Units of heads and of depth keep everything: no weight alone reads their elements.
+    Units of heads and of depth keep everything, and so do channels that no weight reads (widths of queries and keys).
 
     Args:
         budget, divisor, check_ranks_every: see :class:`BaseMutator`.
@@ -97,16 +97,14 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
     def describe(self) -> str:
         """See :meth:`Mutator.describe`."""
         whole = int((~self.pruned).sum())
-        return f'{super().describe()}; {self.method}, {self.scope}; {whole} units stay whole (heads, depth)'
+        kept = f'{whole} units stay whole (heads, depth, channels that no weight reads)'
+        return f'{super().describe()}; {self.method}, {self.scope}; {kept}'
 
     def _install(self, model: nn.Module, space: SearchSpace) -> Masks:
         return Masks(model, space, self.feedback)
 
     def _hard_mask(self) -> Tensor:
         return self.final_mask
-
-    def _training_mask(self) -> Tensor:
-        return self.final_mask.to(torch.float32)
 
     def _reallocate(self) -> None:
         scores = self._scores()

@@ -30,7 +30,7 @@ class Reallocation(Mutator):
     - ``'one-shot'``: plain training up to ``schedule.begin`` (default: half of the run), then all is pruned at once
       and what is left is fine-tuned.
     - ``'snip'``: all is pruned before the first step, by ``|w * dL/dw|`` of the first batch, which trains nothing
-      (Lee et al., "SNIP: single-shot network pruning", ICLR 2019, equation 5).
+      (Lee et al., "SNIP: single-shot network pruning", ICLR 2019).
 
     Args:
         method: one of the above.
