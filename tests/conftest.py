@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import functools
 import logging
 import os
 
@@ -9,6 +10,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 from mmdms.utils.safe_load import FORCE
 
@@ -25,3 +27,12 @@ def loads_as_a_library(monkeypatch):
     """A tool that a test runs in this process sets how torch loads files; the next test is no tool."""
     monkeypatch.setenv(FORCE, '')
     monkeypatch.delenv(FORCE)
+
+
+@pytest.fixture
+def amp_on_cpu(monkeypatch):
+    """mmengine's AmpOptimWrapper on the CPU: it insists on a GPU, and needs only a scaler for the device at hand."""
+    if torch.cuda.is_available():
+        return
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Train as a Slurm job.
-#   [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS=...] \
+#   [GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 GRES=gpu:8 SRUN_ARGS=...] \
 #       bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of tools/train.py]
+# One process a GPU. Where nodes have no GPUs, GRES=none runs GPUS processes on their CPUs.
+# For several jobs on one node set MASTER_PORT.
 set -euo pipefail
 
 if [ $# -lt 4 ]; then
@@ -18,7 +20,7 @@ GPUS_PER_NODE="${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}"
 PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" exec srun \
     --partition="$1" \
     --job-name="$2" \
-    --gres="gpu:$GPUS_PER_NODE" \
+    --gres="${GRES:-gpu:$GPUS_PER_NODE}" \
     --ntasks="$GPUS" \
     --ntasks-per-node="$GPUS_PER_NODE" \
     --cpus-per-task="${CPUS_PER_TASK:-5}" \

@@ -6,6 +6,8 @@ for a model on the CPU. So the process group is made here, before the Runner
 (which then keeps it), and the wrapper is told that there are no device ids.
 """
 
+import os
+import subprocess
 from typing import Any
 
 import torch
@@ -22,10 +24,12 @@ def init_cpu_launch(config: Config) -> None:
     """On a machine without an accelerator, join a gloo process group and fit the config to it; else do nothing."""
     if get_device() != 'cpu':
         return
-    if config.launcher != 'pytorch':
+    if config.launcher == 'slurm':
+        _set_slurm_environment()
+    elif config.launcher != 'pytorch':
         raise ConfigError(
             f'--launcher {config.launcher} needs a GPU on every node, and this one has none: '
-            'use tools/dist_train.sh (--launcher pytorch), which also runs on CPUs'
+            'use tools/dist_train.sh or tools/slurm_train.sh (--launcher pytorch or slurm), which also run on CPUs'
         )
     config.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
     if config.get('model_wrapper_cfg') is None:
@@ -40,6 +44,26 @@ def init_cpu_launch(config: Config) -> None:
     if torch.distributed.get_rank() == 0:
         world_size = torch.distributed.get_world_size()
         print(f'No GPU found: running {world_size} processes on the CPU, with the gloo backend.', flush=True)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of the launch, also before the process group is made."""
+    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
+
+
+def _set_slurm_environment() -> None:
+    """Say to PyTorch what Slurm says of this process; a ``MASTER_ADDR`` or ``MASTER_PORT`` that is set stays."""
+    names = dict(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
+    missing = [name for name in (*names.values(), 'SLURM_JOB_NODELIST') if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f'--launcher slurm runs inside a Slurm job, and {missing[0]} is not set here: use tools/slurm_train.sh'
+        )
+    os.environ.update({name: os.environ[source] for name, source in names.items()})
+    if 'MASTER_ADDR' not in os.environ:
+        command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']]
+        os.environ['MASTER_ADDR'] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    os.environ.setdefault('MASTER_PORT', '29500')
 
 
 @MODEL_WRAPPERS.register_module()

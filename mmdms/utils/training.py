@@ -1,6 +1,5 @@
 """What the switches of ``tools/train.py`` do to a config."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from mmengine.device import get_device
 
 from mmdms.errors import CheckpointError, ConfigError
 from mmdms.utils.checkpoint import is_remote, read_checkpoint
+from mmdms.utils.distributed import is_first_process
 from mmdms.utils.recorded import search_differences
 
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')
@@ -151,5 +151,5 @@ def _check_same_run(config: Config, start: str, meta: dict[str, Any]) -> None:
 
 
 def _say(message: str) -> None:
-    if os.environ.get('RANK', '0') == '0':
+    if is_first_process():
         print(message, flush=True)

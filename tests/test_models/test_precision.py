@@ -3,29 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.optim import OptimWrapper
+from mmengine.optim import AmpOptimWrapper
 from searched import assert_same, batch, network, searched, state_of
 
 from mmdms.engine import BudgetHook
 
 
-class ScaledOptimWrapper(OptimWrapper):
-    """mmengine's AmpOptimWrapper, which insists on a GPU, with a scaler for the CPU."""
-
-    def __init__(self, loss_scaler, **kwargs):
-        super().__init__(**kwargs)
-        self.loss_scaler = loss_scaler
-
-    def backward(self, loss, **kwargs):
-        self.loss_scaler.scale(loss).backward(**kwargs)
-        self._inner_count += 1
-
-    def step(self, **kwargs):
-        if self.clip_grad_kwargs:
-            self.loss_scaler.unscale_(self.optimizer)
-            self._clip_grad()
-        self.loss_scaler.step(self.optimizer, **kwargs)
-        self.loss_scaler.update()
+pytestmark = pytest.mark.usefixtures('amp_on_cpu')
 
 
 class Run:
@@ -36,9 +20,7 @@ class Run:
         self.model, self.max_iters, self.iter, self.hook = self, total, 0, BudgetHook()
         optimizer = torch.optim.SGD(self.architecture.parameters(), lr=0.01, fused=fused)
         self.mutator.attach(optimizer)
-        self.optim_wrapper = ScaledOptimWrapper(
-            torch.amp.GradScaler('cpu', init_scale=scale), optimizer=optimizer, **kwargs
-        )
+        self.optim_wrapper = AmpOptimWrapper(dict(init_scale=scale), optimizer=optimizer, **kwargs)
 
     def step(self, factor=1.0, seed=None):
         self.hook.before_train_iter(self, self.iter)

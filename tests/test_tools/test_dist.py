@@ -40,17 +40,51 @@ def test_train_and_test_in_two_processes(run_tool, port, digits_config, tiny, tm
     assert metrics[0] == pytest.approx(metrics[1])
 
 
-def test_slurm(run_tool, monkeypatch, tmp_path):
-    srun = tmp_path / 'srun'
-    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    srun.chmod(srun.stat().st_mode | stat.S_IXUSR)
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Put a command of that name, with that script, first on the path."""
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+
+    def put(name, script):
+        path = tmp_path / name
+        path.write_text(f'#!/bin/sh\n{script}\n')
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    return put
+
+
+def test_slurm(run_tool, command, monkeypatch, tmp_path):
+    command('srun', 'printf "%s\\n" "$@"')
     monkeypatch.setenv('GPUS', '4')
     said = run_tool(
         'slurm_train.sh', 'part', 'job', 'c.py', 'out', '--cfg-options', 'a=b c', cwd=tmp_path
     ).splitlines()
     assert {'--partition=part', '--job-name=job', '--ntasks=4', '--gres=gpu:4'} <= set(said)
     assert said[-7:] == ['c.py', '--work-dir', 'out', '--launcher', 'slurm', '--cfg-options', 'a=b c']
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='where there are GPUs, mmengine asks Slurm itself')
+def test_slurm_without_gpus(run_tool, command, port, digits_config, tiny, monkeypatch, tmp_path):
+    """Two processes with the variables that Slurm sets, of which Slurm itself was seen to make the same run."""
+    command('scontrol', '[ "$*" = "show hostnames node[1-2]" ] && printf "localhost\\nnode2\\n"')
+    command(
+        'srun',
+        'while [ "${1#--}" != "$1" ]; do shift; done\n'
+        'SLURM_PROCID=1 SLURM_LOCALID=1 "$@" &\n'
+        'SLURM_PROCID=0 SLURM_LOCALID=0 "$@" && wait $!',
+    )
+    variables = dict(GPUS='2', SLURM_NTASKS='2', SLURM_JOB_NODELIST='node[1-2]', MASTER_PORT=os.environ['PORT'])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    log = run_tool('slurm_train.sh', 'part', 'job', digits_config, tmp_path / 'out', *tiny, cwd=tmp_path)
+    assert 'No GPU found: running 2 processes on the CPU, with the gloo backend.' in log
+    assert '[1][2/2]' in log and '[1][3/3]' not in log
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='where there are GPUs, mmengine asks Slurm itself')
+def test_slurm_outside_a_job(fail_tool, digits_config):
+    said = fail_tool('train.py', digits_config, '--launcher', 'slurm')
+    assert 'SLURM_PROCID is not set here: use tools/slurm_train.sh' in said
 
 
 @pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
