@@ -62,7 +62,8 @@ def _set_slurm_environment() -> None:
     os.environ.update({name: os.environ[source] for name, source in names.items()})
     if 'MASTER_ADDR' not in os.environ:
         command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']]
-        os.environ['MASTER_ADDR'] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+        hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        os.environ['MASTER_ADDR'] = hosts[0]
     os.environ.setdefault('MASTER_PORT', '29500')
 
 

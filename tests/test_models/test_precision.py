@@ -8,7 +8,6 @@ from searched import assert_same, batch, network, searched, state_of
 
 from mmdms.engine import BudgetHook
 
-
 pytestmark = pytest.mark.usefixtures('amp_on_cpu')
 
 

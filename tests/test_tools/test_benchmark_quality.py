@@ -169,10 +169,10 @@ def test_both_searches_end_to_end(tmp_path):
 
     out = str(tmp_path / 'results.jsonl')
     _run(out, methods=['mmdms_pretrained', 'mmdms_scratch'], outcomes=['finetune'])
-    records = [record for record in read_records(out) if record['method'] != 'full']
-    assert len(records) == 2
-    for record in records:
-        assert record['used_steps'] == 3 and record['steps'] == 2
+    records = {record['method']: record for record in read_records(out) if record['method'] != 'full'}
+    steps = {name: (record['pretraining'], record['used_steps'], record['steps']) for name, record in records.items()}
+    assert steps == {'mmdms_pretrained': (2, 3, 2), 'mmdms_scratch': (0, 5, 2)}  # as many in all
+    for record in records.values():
         assert 0.09 <= record['flops_ratio'] <= 0.1
         assert record['accuracy_before'] == pytest.approx(record['notes']['accuracy_masked'], abs=0.1)
 
@@ -189,6 +189,7 @@ def test_report_has_means_spreads_and_paired_differences():
             outcome='finetune',
             total_steps=1200,
             search_steps=500,
+            pretraining=700,
             used_steps=500,
             steps=700,
             accuracy=accuracy,
@@ -204,8 +205,8 @@ def test_report_has_means_spreads_and_paired_differences():
         record('uniform', 1, 94.0),
     ]
     report = make_report(records)
-    assert '| mmdms | 95.00 ± 1.41 | 2 | 500 + 700 | 20 | 9.95% |  |' in report
-    assert '| uniform | 93.50 ± 0.71 | 2 | 500 + 700 | 20 | 9.95% | 1.50 ± 0.71 (2) |' in report
+    assert '| mmdms | 95.00 ± 1.41 | 2 | 700 + 500 + 700 | 20 | 9.95% |  |' in report
+    assert '| uniform | 93.50 ± 0.71 | 2 | 700 + 500 + 700 | 20 | 9.95% | 1.50 ± 0.71 (2) |' in report
     assert '- uniform: stage1 4.5' in report
 
 

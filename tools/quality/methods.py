@@ -64,6 +64,7 @@ class Found:
     Attributes:
         model (nn.Module): The narrowed network.
         steps (int): Training steps used of ``total_steps``.
+        instead (int): Steps used instead of those of the pretraining.
         seconds (float): Time that the search took.
         inherits (bool): Whether the weights are worth fine-tuning.
         notes (dict): Anything else to keep with the result.
@@ -71,6 +72,7 @@ class Found:
 
     model: nn.Module
     steps: int = 0
+    instead: int = 0
     seconds: float = 0.0
     inherits: bool = True
     notes: dict = field(default_factory=dict)

@@ -62,4 +62,4 @@ def mmdms_scratch(cell):
     """DMS from new weights; the steps that it does not spend on pretraining go to the search."""
     steps = cell.search_steps + cell.pretrain_steps
     model, notes = search(cell, build_network(cell.network, cell.seed), steps, TRAIN_LR)
-    return Found(model, steps=cell.search_steps, notes=notes)
+    return Found(model, steps=cell.search_steps, instead=cell.pretrain_steps, notes=notes)

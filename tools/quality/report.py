@@ -38,12 +38,12 @@ def aggregate(records):
 def _table(methods):
     ours = sorted(name for name in methods if name.startswith('mmdms'))
     accuracy = {name: {r['seed']: r['accuracy'] for r in found} for name, found in methods.items()}
-    heads = ['method', 'accuracy', 'seeds', 'search + training steps', 'search s', 'FLOPs']
+    heads = ['method', 'accuracy', 'seeds', 'pretraining + search + training steps', 'search s', 'FLOPs']
     heads += [f'{name} minus it (pairs)' for name in ours]
     rows = [heads, ['---'] * len(heads)]
     for name in sorted(methods, key=lambda name: -statistics.mean(accuracy[name].values())):
         found = methods[name]
-        steps = sorted({f'{r["used_steps"]} + {r["steps"]}' for r in found})
+        steps = sorted({f'{r["pretraining"]} + {r["used_steps"]} + {r["steps"]}' for r in found})
         ratio = statistics.mean(r['flops_ratio'] for r in found)
         row = [name, spread(list(accuracy[name].values())), str(len(found)), ', '.join(steps)]
         row += [f'{statistics.mean(r["search_seconds"] for r in found):.0f}', f'{100 * ratio:.2f}%']

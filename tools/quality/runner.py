@@ -57,7 +57,7 @@ class Runner:
         accuracy, seconds = train(model, self.steps['pretrain_steps'], cell.stream_seed('pretrain'))
         record = self._record(cell, 'full', 'pretrained', model)
         record.update(accuracy=accuracy, accuracies=[accuracy], steps=self.steps['pretrain_steps'])
-        record.update(used_steps=0, search_seconds=0.0, train_seconds=seconds)
+        record.update(pretraining=0, used_steps=0, search_seconds=0.0, train_seconds=seconds)
         self._write(record)
         torch.save(model.state_dict(), f'{path}.part')
         os.replace(f'{path}.part', path)
@@ -87,7 +87,8 @@ class Runner:
             accuracies, seconds = zip(*results)
             record = self._record(cell, method, outcome, found.model)
             record.update(accuracy=sum(accuracies) / len(accuracies), accuracies=accuracies, accuracy_before=before)
-            record.update(steps=steps, used_steps=found.steps, search_seconds=round(found.seconds, 2))
+            record.update(pretraining=cell.pretrain_steps - found.instead, used_steps=found.steps + found.instead)
+            record.update(steps=steps, search_seconds=round(found.seconds, 2))
             record.update(train_seconds=round(sum(seconds) / len(seconds), 2), notes=found.notes)
             self._write(record)
 
@@ -122,7 +123,7 @@ class Runner:
         print(
             f'{time.strftime("%H:%M:%S")} {record["network"]} {record["target"]} seed {record["seed"]} '
             f'{record["method"]} {record["outcome"]}: {record["accuracy"]:.2f} '
-            f'({record["used_steps"]}+{record["steps"]} steps, {record["flops_ratio"]:.4f} of the FLOPs, '
-            f'search {record["search_seconds"]:.1f} s, training {record["train_seconds"]:.1f} s)',
+            f'({record["pretraining"]}+{record["used_steps"]}+{record["steps"]} steps, '
+            f'{record["flops_ratio"]:.4f} of the FLOPs, search {record["search_seconds"]:.1f} s, training {record["train_seconds"]:.1f} s)',
             flush=True,
         )
