@@ -124,6 +124,7 @@ class Runner:
             f'{time.strftime("%H:%M:%S")} {record["network"]} {record["target"]} seed {record["seed"]} '
             f'{record["method"]} {record["outcome"]}: {record["accuracy"]:.2f} '
             f'({record["pretraining"]}+{record["used_steps"]}+{record["steps"]} steps, '
-            f'{record["flops_ratio"]:.4f} of the FLOPs, search {record["search_seconds"]:.1f} s, training {record["train_seconds"]:.1f} s)',
+            f'{record["flops_ratio"]:.4f} of the FLOPs, search {record["search_seconds"]:.1f} s, '
+            f'training {record["train_seconds"]:.1f} s)',
             flush=True,
         )
