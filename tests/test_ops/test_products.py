@@ -44,6 +44,14 @@ def test_half_precision_is_summed_in_float32(dtype):
     assert mask.grad.dtype == torch.float32 and mask.grad.tolist() == [256.0] * 3
 
 
+def test_the_gradient_of_a_gate_in_half_precision_exceeds_its_range():
+    """By hand: 2**20 products of 1/4 are 2**18, and float16 ends at 65,504."""
+    given, result = torch.zeros(2**20, dtype=torch.float16), torch.full((2**20,), 0.5, dtype=torch.float16)
+    gate = torch.tensor(0.3, requires_grad=True)
+    blend(given, result, gate).backward(result)
+    assert gate.grad.item() == 2**18
+
+
 def test_gathered_masks():
     values = torch.tensor([2.0, 3.0, 5.0], requires_grad=True)
     first, second, third = gather_masks(values, torch.tensor([0, 3, 0, 2, 1]), [2, 2, 1])
