@@ -153,6 +153,7 @@ class BlockGate:
     def _gated(self, given: Any, result: Any, known: float | None) -> Any:
         if not isinstance(result, Tensor):
             return result
+        given = given.to(result.dtype)  # in mixed precision a block may give out another type than it takes in
         if known is not None:
             return torch.lerp(given, result, known)
         assert self._place is not None

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.optim import AmpOptimWrapper
-from searched import assert_same, batch, network, searched, state_of
+from searched import Residual, assert_same, batch, network, searched, state_of
+from torch import nn
 
 from mmdms.engine import BudgetHook
 
@@ -117,6 +118,34 @@ def test_autocast_on_the_cpu(dtype, scale, tolerance):
     exact, rounded = found
     assert not torch.equal(exact, rounded)
     assert float((exact - rounded).norm() / exact.norm()) < tolerance
+
+
+class Weighted(Residual):
+    """Gives out float32 in mixed precision, for its parameter is: so do blocks of YOLOv6 and PPYOLOE."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.alpha = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x + F.silu(self.alpha * self.conv2(F.silu(self.conv1(x))))
+
+
+@pytest.mark.parametrize('progress', [0.1, 0.6, 0.8])
+def test_a_block_that_gives_out_another_type(progress):
+    torch.manual_seed(0)
+    blocks = nn.Sequential(Weighted(8), Weighted(8))
+    layers = [nn.Conv2d(3, 8, 3, padding=1), blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    model, mutator = searched(nn.Sequential(*layers))
+    mutator.keep_ratio[mutator.is_depth] = 0.0  # from the refine phase on, both blocks are gone
+    mutator.set_progress(progress)
+    x, y = batch()
+    with torch.autocast('cpu', torch.bfloat16):
+        out = model(x)
+    F.cross_entropy(out.float(), y).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert (mutator._gradient is None) == (progress == 0.8)
 
 
 def test_float16_that_really_overflows():

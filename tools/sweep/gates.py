@@ -55,6 +55,8 @@ def misses(record: dict[str, Any]) -> list[str]:
     for row in seeds:
         if not math.isfinite(row['loss']):
             found.append(f'loss {row["loss"]} with seed {row["seed"]}')
+    if not all(map(math.isfinite, record.get('search_losses', []))):  # older records have none
+        found.append(f'loss of a search {record["search_losses"]}')
     reload = worst([row['reload'] for row in seeds if 'reload' in row]) if 'reload' in seeds[0] else 0.0
     if not reload <= RELOAD:
         found.append(f'reloaded export differs by {reload:.1e} > {RELOAD:g}')

@@ -33,7 +33,7 @@ from mmdms.utils.config import load_config
 from mmdms.utils.example import example_of
 from mmdms.utils.input_shape import infer_input_shape
 
-from .training import training_step
+from .training import search_steps, training_step
 from .zoo import Entry
 
 RATIO = 0.5
@@ -46,7 +46,7 @@ def measure(
     reload: bool = True,
     save: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
-    """Trace a network; prune it at random, slice, compare and train one step per seed; export and reload once.
+    """Trace a network; prune it at random, slice, compare and train one step per seed; export and reload once; search.
 
     Args:
         entry: the network.
@@ -60,7 +60,8 @@ def measure(
         ([module, reason, elements] each), ``prunable_flops_fraction``, ``trace_seconds`` of the processor, peak
         memory after the trace and at the end in MB, and for every seed ``parity``, the share of FLOPs that is
         left, ``loss``, what mmpretrain said if it does not train the network (``not_trained``) and, for the first,
-        ``reload``. ``widths_parity`` is of the first seed with all blocks in place.
+        ``reload``. ``widths_parity`` is of the first seed with all blocks in place, ``search_losses`` of two steps of
+        a search.
 
     Raises:
         Whatever a stage raises.
@@ -114,6 +115,9 @@ def measure(
     structure = random_structure(space, RATIO, seeds[0], widths)
     record['widths_parity'] = check_parity(model, space, structure, inputs, tensor_forward).to_dict()
     record['peak_mb'] = peak_mb()
+    begin('search steps in mixed precision')
+    # Randomised as for parity: behind a layer of zeros, with which some networks begin, no mask has a gradient.
+    record['search_losses'] = search_steps(prepare_for_parity(model).float(), space, config, inputs[0].shape[1:])
     del record['stage']
     return record
 

@@ -37,7 +37,8 @@ Each network is traced and its space verified. Then, for each of {seeds} seeds, 
 random, heads and blocks included; the network is sliced for real, compared with its masks in float64, and trained for
 one step with the config's own preprocessing, augmentation and loss. The export of the first seed is written as
 `tools/prune.py` writes it and loaded by a fresh process. Half of one block is none, so the widths of the first seed
-are compared once more with all blocks in place.
+are compared once more with all blocks in place. Last, the masked network takes two steps of a search in bfloat16,
+under soft masks and with all blocks gone.
 
 Detectors are compared, and trained for a step, on images of 128 pixels where they run on such; FLOPs count at the
 size in the table. What is compared are the raw outputs of their heads: those of the dense head, or of the region

@@ -1,8 +1,10 @@
-"""One step of training, as a Runner would take it."""
+"""Steps of training and of a search, as a Runner would take them."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,12 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
+from mmdms import DMSMutator
+from mmdms.tracing.search_space import SearchSpace
 from mmdms.utils.detection import is_detector
 
 OBJECTS = ((0.1, 0.1, 0.6, 0.5), (0.3, 0.4, 0.9, 0.9))
@@ -23,7 +28,12 @@ OBJECTS = ((0.1, 0.1, 0.6, 0.5), (0.3, 0.4, 0.9, 0.9))
 
 
 def training_step(
-    model: BaseModel, config: Config, input_shape: tuple[int, int, int], seed: int = 0, batch: int = 2
+    model: BaseModel,
+    config: Config,
+    input_shape: tuple[int, int, int],
+    seed: int = 0,
+    batch: int = 2,
+    wrapper: Callable[[SGD], OptimWrapper] = OptimWrapper,
 ) -> tuple[float, str]:
     """Preprocess random images and labels, run backward and the optimizer; the model is changed.
 
@@ -36,6 +46,7 @@ def training_step(
         input_shape: ``(channels, height, width)`` of an image.
         seed: of images, labels and what the model draws.
         batch: number of images; at least 2, for the batch norms.
+        wrapper: of the optimizer.
 
     Returns:
         The loss, and what mmpretrain said if it refused; empty otherwise.
@@ -57,7 +68,7 @@ def training_step(
     hub = MessageHub.get_current_instance()  # some losses ask it how far the run is
     for key, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
         hub.update_info(key, value)
-    optimizer = OptimWrapper(SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3))
+    optimizer = wrapper(SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3))
     try:
         loss, refusal = model.train().train_step(data, optimizer)['loss'].item(), ''
     except NotImplementedError as error:
@@ -66,6 +77,51 @@ def training_step(
         if not torch.isfinite(parameter).all():
             raise FloatingPointError(f'{name} is not finite after a step of training')
     return loss, refusal
+
+
+class MixedPrecision(OptimWrapper):
+    """In bfloat16 on the CPU; mmengine's own insists on a GPU."""
+
+    @contextmanager
+    def optim_context(self, model: Module) -> Iterator[None]:
+        """See :class:`OptimWrapper`."""
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def search_steps(
+    model: BaseModel, space: SearchSpace, config: Config, input_shape: tuple[int, int, int]
+) -> list[float]:
+    """Two steps of a search in mixed precision: under soft masks, and with all blocks gone, as in the refine phase.
+
+    Args:
+        model: a classifier or detector, which is masked from then on.
+        space: of the model.
+        config, input_shape: see :func:`training_step`.
+
+    Returns:
+        The losses.
+
+    Raises:
+        FloatingPointError: if a parameter is not finite after a step, or no mask has a gradient that is.
+    """
+    mutator = DMSMutator(budget=dict(metric='flops', target=1.0))
+    mutator.prepare(model, space)
+
+    def wrapper(optimizer: SGD) -> OptimWrapper:
+        mutator.attach(optimizer)
+        return MixedPrecision(optimizer)
+
+    losses = []
+    for progress, depth in ((0.0, 1.0), (0.6, 0.0)):
+        mutator.set_progress(progress)
+        mutator.keep_ratio[mutator.is_depth] = depth
+        mutator.importance.zero_()
+        loss, refusal = training_step(model, config, input_shape, wrapper=wrapper)
+        if not refusal and not mutator.importance.any():
+            raise FloatingPointError(f'no mask has a finite gradient at progress {progress}')
+        losses.append(loss)
+    return losses
 
 
 def label(image: Tensor, index: int) -> Any:
