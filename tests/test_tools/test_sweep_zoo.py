@@ -55,6 +55,8 @@ RECORD = dict(
         for seed in range(3)
     ],
     widths_parity=dict(max_abs_diff=0.0, max_abs_output=2.0),
+    search_losses=[6.9, 6.8],
+    no_bfloat16='',
     source='abc',
     commit='1234567',
     mmdms_version='0.1.0',
@@ -209,18 +211,29 @@ def test_report_says_which_gates_a_row_misses(record):
     assert '- `resnet/resnet18_8xb32_in1k.py`: fraction 0.9699 < 0.97; memory 3.00 GB >= 2 GB\n' in page
 
 
+def test_report_says_which_rows_are_older_than_the_steps_of_a_search(record):
+    assert 'are from before steps of a search' not in make_report([entry_of(record)], [record])
+    record['search_losses'] = [6.9, float('nan')]
+    assert 'loss of a search [6.9, nan]' in make_report([entry_of(record)], [record])
+    del record['search_losses']
+    page = make_report([entry_of(record)], [record])
+    assert '1 rows are from before steps of a search were part of it.' in page
+
+
 def test_report_takes_the_kind_of_the_list(record):
     record['prunable_flops_fraction'] = 0.92
     page = make_report([Entry(record['config'], 'hybrid', (3, 64, 64))], [record])
     assert '**1 of 1 networks pass every gate.**' in page and 'hybrid: 1 of 1 pass.' in page
 
 
-def test_report_says_what_mmpretrain_does_not_do(record):
-    assert 'What mmpretrain does not do' not in make_report([entry_of(record)], [record])
+def test_report_says_what_the_packages_do_not_do(record):
+    assert 'What the packages do not do' not in make_report([entry_of(record)], [record])
     record['seeds'][1]['not_trained'] = 'no distillation'
     record['seeds'][0]['reload']['missing'] = 4
+    record['no_bfloat16'] = 'RuntimeError: no|way'
     page = make_report([entry_of(record)], [record])
     assert 'in evaluation mode, on the cross entropy: "no distillation"' in page
+    assert 'does not train in bfloat16 on a CPU: "RuntimeError: no|way"' in page
     assert 'drops 4 buffers from every state' in page
     assert '**1 of 1 networks pass every gate.**' in page
 

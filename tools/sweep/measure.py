@@ -61,7 +61,7 @@ def measure(
         memory after the trace and at the end in MB, and for every seed ``parity``, the share of FLOPs that is
         left, ``loss``, what mmpretrain said if it does not train the network (``not_trained``) and, for the first,
         ``reload``. ``widths_parity`` is of the first seed with all blocks in place, ``search_losses`` of two steps of
-        a search.
+        a search, in float32 if the network cannot in bfloat16 (``no_bfloat16`` says why).
 
     Raises:
         Whatever a stage raises.
@@ -117,7 +117,8 @@ def measure(
     record['peak_mb'] = peak_mb()
     begin('search steps in mixed precision')
     # Randomised as for parity: behind a layer of zeros, with which some networks begin, no mask has a gradient.
-    record['search_losses'] = search_steps(prepare_for_parity(model).float(), space, config, inputs[0].shape[1:])
+    masked = prepare_for_parity(model).float()
+    record['search_losses'], record['no_bfloat16'] = search_steps(masked, space, config, inputs[0].shape[1:])
     del record['stage']
     return record
 

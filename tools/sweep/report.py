@@ -37,8 +37,8 @@ Each network is traced and its space verified. Then, for each of {seeds} seeds, 
 random, heads and blocks included; the network is sliced for real, compared with its masks in float64, and trained for
 one step with the config's own preprocessing, augmentation and loss. The export of the first seed is written as
 `tools/prune.py` writes it and loaded by a fresh process. Half of one block is none, so the widths of the first seed
-are compared once more with all blocks in place. Last, the masked network takes two steps of a search in bfloat16,
-under soft masks and with all blocks gone.
+are compared once more with all blocks in place. Last, the masked network takes two steps of a search, under soft masks
+and with all blocks gone: in bfloat16, or in float32 where it does not run in bfloat16 without masks.
 
 Detectors are compared, and trained for a step, on images of 128 pixels where they run on such; FLOPs count at the
 size in the table. What is compared are the raw outputs of their heads: those of the dense head, or of the region
@@ -117,18 +117,20 @@ def _verdict(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _remarks(records: Sequence[dict[str, Any]]) -> str:
-    """What mmpretrain itself does not do with a network, whatever its size."""
+    """What the packages themselves do not do with a network, whatever its size."""
     lines = []
     for record in records:
         seeds = record.get('seeds', [])
         for said in {row['not_trained'] for row in seeds if row.get('not_trained')}:
             lines.append(f'- {_name(record)} took its step in evaluation mode, on the cross entropy: "{said}"')
+        if record.get('no_bfloat16'):
+            lines.append(f'- {_name(record)} does not train in bfloat16 on a CPU: "{record["no_bfloat16"]}"')
         for missing in {row['reload']['missing'] for row in seeds if row.get('reload', {}).get('missing')}:
             lines.append(
                 f'- {_name(record)} drops {missing} buffers from every state that it loads, also from its own, and '
                 'computes them anew; so it never loads strictly, and loaded here without those.'
             )
-    return '\nWhat mmpretrain does not do with a network of any size:\n\n' + '\n'.join(lines) + '\n' if lines else ''
+    return '\nWhat the packages do not do with a network of any size:\n\n' + '\n'.join(lines) + '\n' if lines else ''
 
 
 def _machine(records: Sequence[dict[str, Any]]) -> str:
@@ -143,6 +145,9 @@ def _machine(records: Sequence[dict[str, Any]]) -> str:
     sources = len({record.get('source') for record in records})
     if sources > 1:
         text += f' **The rows are of {sources} states of mmdms**: run the sweep again to measure the others.'
+    older = sum('search_losses' not in record and 'error' not in record for record in records)
+    if older:
+        text += f' {older} rows are from before steps of a search were part of it.'
     return text
 
 

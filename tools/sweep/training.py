@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ class MixedPrecision(OptimWrapper):
 
 def search_steps(
     model: BaseModel, space: SearchSpace, config: Config, input_shape: tuple[int, int, int]
-) -> list[float]:
+) -> tuple[list[float], str]:
     """Two steps of a search in mixed precision: under soft masks, and with all blocks gone, as in the refine phase.
 
     Args:
@@ -100,28 +101,38 @@ def search_steps(
         config, input_shape: see :func:`training_step`.
 
     Returns:
-        The losses.
+        The losses, and what the network without masks raised in mixed precision; empty if nothing. If something
+        (some operations of mmcv know float32 only on a CPU), the steps are in float32.
 
     Raises:
         FloatingPointError: if a parameter is not finite after a step, or no mask has a gradient that is.
     """
+    refusal = _refusal_of_mixed_precision(copy.deepcopy(model), config, input_shape)
     mutator = DMSMutator(budget=dict(metric='flops', target=1.0))
     mutator.prepare(model, space)
 
     def wrapper(optimizer: SGD) -> OptimWrapper:
         mutator.attach(optimizer)
-        return MixedPrecision(optimizer)
+        return OptimWrapper(optimizer) if refusal else MixedPrecision(optimizer)
 
     losses = []
     for progress, depth in ((0.0, 1.0), (0.6, 0.0)):
         mutator.set_progress(progress)
         mutator.keep_ratio[mutator.is_depth] = depth
         mutator.importance.zero_()
-        loss, refusal = training_step(model, config, input_shape, wrapper=wrapper)
-        if not refusal and not mutator.importance.any():
+        loss, not_trained = training_step(model, config, input_shape, wrapper=wrapper)
+        if not not_trained and not mutator.importance.any():
             raise FloatingPointError(f'no mask has a finite gradient at progress {progress}')
         losses.append(loss)
-    return losses
+    return losses, refusal
+
+
+def _refusal_of_mixed_precision(model: BaseModel, config: Config, input_shape: tuple[int, int, int]) -> str:
+    try:
+        training_step(model, config, input_shape, wrapper=MixedPrecision)
+    except Exception as error:  # whatever it is, it is not of masks
+        return f'{type(error).__name__}: {error}'.splitlines()[0]
+    return ''
 
 
 def label(image: Tensor, index: int) -> Any:
