@@ -54,7 +54,7 @@ def assert_same(before, mutator):
         assert torch.equal(before[name], value), name
 
 
-def train(model, mutator=None, steps=64, optimizer=None, each=lambda step: None):
+def train(model, mutator=None, steps=64, optimizer=None, each=lambda step: None, device=None):
     """Train from four batches in turn, with a mutator from beginning to end if there is one; ``each`` after a step."""
     optimizer = optimizer or torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3
@@ -64,7 +64,7 @@ def train(model, mutator=None, steps=64, optimizer=None, each=lambda step: None)
     for step in range(steps):
         if mutator is not None:
             mutator.set_progress(step / steps)
-        inputs, labels = batch(step % 4)
+        inputs, labels = (tensor.to(device) for tensor in batch(step % 4))
         optimizer.zero_grad()
         F.cross_entropy(model(inputs), labels).backward()
         optimizer.step()

@@ -243,7 +243,7 @@ class DMSMutator(BaseMutator):
         blocks = list(self.space.blocks)
         if self.phase == 'shrink' or not blocks:
             return None
-        return dict(zip(blocks, self._hard_mask()[blocks].float().tolist(), strict=True))
+        return dict(zip(blocks, self._hard_mask()[torch.tensor(blocks)].float().tolist(), strict=True))
 
     def _collect(self, gradient: Tensor) -> None:
         gradient = gradient.detach() / self.loss_scale  # of the moment: the next micro-batch may have another
