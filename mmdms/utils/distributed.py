@@ -59,12 +59,20 @@ def _set_slurm_environment() -> None:
         raise ConfigError(
             f'--launcher slurm runs inside a Slurm job, and {missing[0]} is not set here: use tools/slurm_train.sh'
         )
-    os.environ.update({name: os.environ[source] for name, source in names.items()})
     if 'MASTER_ADDR' not in os.environ:
-        command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_JOB_NODELIST']]
-        hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        os.environ['MASTER_ADDR'] = hosts[0]
+        os.environ['MASTER_ADDR'] = _first_host(os.environ['SLURM_JOB_NODELIST'])
+    os.environ.update({name: os.environ[source] for name, source in names.items()})
     os.environ.setdefault('MASTER_PORT', '29500')
+
+
+def _first_host(nodes: str) -> str:
+    command = ['scontrol', 'show', 'hostnames', nodes]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise ConfigError(
+            f'scontrol does not tell the first of the nodes {nodes!r} ({error}): set MASTER_ADDR to its name'
+        ) from error
 
 
 @MODEL_WRAPPERS.register_module()

@@ -65,7 +65,7 @@ def test_slurm(run_tool, command, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='where there are GPUs, mmengine asks Slurm itself')
 def test_slurm_without_gpus(run_tool, command, port, digits_config, tiny, monkeypatch, tmp_path):
-    """Two processes with the variables that Slurm sets, of which Slurm itself was seen to make the same run."""
+    """Two processes with the variables that Slurm sets; a real Slurm was seen to do the same (docs/reliability.md)."""
     command('scontrol', '[ "$*" = "show hostnames node[1-2]" ] && printf "localhost\\nnode2\\n"')
     command(
         'srun',
@@ -85,6 +85,16 @@ def test_slurm_without_gpus(run_tool, command, port, digits_config, tiny, monkey
 def test_slurm_outside_a_job(fail_tool, digits_config):
     said = fail_tool('train.py', digits_config, '--launcher', 'slurm')
     assert 'SLURM_PROCID is not set here: use tools/slurm_train.sh' in said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='where there are GPUs, mmengine asks Slurm itself')
+def test_slurm_does_not_tell_its_nodes(fail_tool, command, digits_config, monkeypatch):
+    command('scontrol', 'exit 1')
+    for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'):
+        monkeypatch.setenv(name, '0')
+    monkeypatch.setenv('SLURM_JOB_NODELIST', 'node[1-2]')
+    said = fail_tool('train.py', digits_config, '--launcher', 'slurm')
+    assert "the first of the nodes 'node[1-2]'" in said and 'set MASTER_ADDR to its name' in said
 
 
 @pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
