@@ -12,6 +12,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmdms', locations=['mmdms.models', 'mmdms.export'])
@@ -21,6 +22,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmdms',
     locations=['mmdms.engine'],
+)
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmdms', locations=['mmdms.engine']
 )
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmdms', locations=['mmdms.datasets'])
 MUTATORS = Registry('mutator', scope='mmdms', locations=['mmdms.models.mutators'])

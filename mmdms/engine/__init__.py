@@ -1,12 +1,12 @@
 """Hooks, schedules and the optimizer constructor; importing this registers them."""
 
 from .hooks import BudgetHook
-from .optim import DMSOptimWrapperConstructor
+from .optim import CPUAmpOptimWrapper, DMSOptimWrapperConstructor
 from .resume import ResumeHook, SafeCheckpointHook
 from .schedule import SearchSchedule, SparsitySchedule
 from .sparse import SparseCheckpointHook
 
 __all__ = [
-    'BudgetHook', 'DMSOptimWrapperConstructor', 'ResumeHook', 'SafeCheckpointHook', 'SearchSchedule',
-    'SparseCheckpointHook', 'SparsitySchedule',
+    'BudgetHook', 'CPUAmpOptimWrapper', 'DMSOptimWrapperConstructor', 'ResumeHook', 'SafeCheckpointHook',
+    'SearchSchedule', 'SparseCheckpointHook', 'SparsitySchedule',
 ]  # fmt: skip

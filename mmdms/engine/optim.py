@@ -1,16 +1,19 @@
-"""Optimizer constructor: the structure learns beside the weights, at its own constant rate."""
+"""How a search is optimized: the structure learns beside the weights, at its own constant rate."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
 from torch import nn
 
 from ..errors import ConfigError
-from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -50,3 +53,14 @@ class DMSOptimWrapperConstructor:
             optim_wrapper.optimizer.add_param_group(dict(params=[algorithm.anchor]))
         algorithm.mutator.attach(optim_wrapper.optimizer)
         return optim_wrapper
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """Mixed precision on a CPU, in bfloat16, whose range needs no loss scale; mmengine's wrapper insists on a GPU."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """See ``OptimWrapper``."""
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield

@@ -16,18 +16,24 @@ AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')
 
 
 def enable_amp(config: Config) -> None:
-    """Train in mixed precision (``--amp``)."""
-    if get_device() not in AMP_DEVICES:
-        raise ConfigError(f'--amp needs a GPU, and the device here is {get_device()!r}: leave --amp out')
-    wrapper = config.optim_wrapper
+    """Train in mixed precision (``--amp``): on a GPU as mmengine does, on a CPU in bfloat16."""
+    device, wrapper = get_device(), config.optim_wrapper
+    if device != 'cpu' and device not in AMP_DEVICES:
+        raise ConfigError(f'--amp needs a GPU or a CPU, and the device here is {device!r}: leave --amp out')
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(
             f'--amp replaces OptimWrapper by AmpOptimWrapper, but the config sets optim_wrapper.type={kind!r}: '
             'leave --amp out, and ask that wrapper for mixed precision in the config'
         )
-    wrapper.type = 'AmpOptimWrapper'
-    wrapper.setdefault('loss_scale', 'dynamic')
+    if device == 'cpu':
+        _say('No GPU found: --amp trains in bfloat16 on the CPU, without a loss scale.')
+        wrapper.type = 'mmdms.CPUAmpOptimWrapper'
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+    else:
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_auto_scale_lr(config: Config) -> None:

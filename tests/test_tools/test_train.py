@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from mmengine.config import Config
 
 ANOTHER = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 
@@ -59,6 +60,18 @@ def test_unmodified_mmpretrain_config(run_tool, tmp_path):
     assert (tmp_path / 'work_dirs' / 'resnet18_8xb16_cifar10' / 'epoch_1.pth').is_file()
 
 
+def test_a_search_in_mixed_precision(run_tool, digits_config, tiny, tmp_path):
+    """In bfloat16 where there is no GPU."""
+    search = digits_config.with_name('dms-10_resnet18_b64_digits.py')
+    log = run_tool('train.py', search, '--amp', '--work-dir', tmp_path, *tiny, cwd=tmp_path)
+    assert torch.cuda.is_available() or 'No GPU found: --amp trains in bfloat16 on the CPU' in log
+    assert 'structure fixed: flops at' in log
+    kind = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmdms.CPUAmpOptimWrapper'
+    assert Config.fromfile(tmp_path / search.name).optim_wrapper.type == kind
+    losses = [float(value) for value in re.findall(r'Epoch\(train\).* loss: ([\d.]+)', log)]
+    assert len(losses) == 3 and all(1 < loss < 4 for loss in losses)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -70,8 +83,7 @@ def test_unmodified_mmpretrain_config(run_tool, tmp_path):
         ([None, '--cfg-options', 'oops'], "got 'oops'; write key=value"),
         ([None, '--cfg-options', 'model.backbone.type=ResNet_CIFA'], "did you mean 'ResNet_CIFAR'?"),
         ([None, '--cfg-options', 'default_scope=nope'], "default_scope='nope', which cannot be imported"),
-        pytest.param([None, '--amp'], '--amp needs a GPU', marks=pytest.mark.skipif(
-            torch.cuda.is_available(), reason='there is a GPU')),
+        ([None, '--amp', '--cfg-options', 'optim_wrapper.type=Apex'], "the config sets optim_wrapper.type='Apex'"),
     ],
 )  # fmt: skip
 def test_bad_input_to_train(fail_tool, digits_config, arguments, message):

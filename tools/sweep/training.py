@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import FUNCTIONS
 from torch import Tensor
-from torch.nn import Module
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from mmdms import DMSMutator
+from mmdms.engine import CPUAmpOptimWrapper
 from mmdms.tracing.search_space import SearchSpace
 from mmdms.utils.detection import is_detector
 
@@ -80,16 +79,6 @@ def training_step(
     return loss, refusal
 
 
-class MixedPrecision(OptimWrapper):
-    """In bfloat16 on the CPU; mmengine's own insists on a GPU."""
-
-    @contextmanager
-    def optim_context(self, model: Module) -> Iterator[None]:
-        """See :class:`OptimWrapper`."""
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
-            yield
-
-
 def search_steps(
     model: BaseModel, space: SearchSpace, config: Config, input_shape: tuple[int, int, int]
 ) -> tuple[list[float], str]:
@@ -113,7 +102,7 @@ def search_steps(
 
     def wrapper(optimizer: SGD) -> OptimWrapper:
         mutator.attach(optimizer)
-        return OptimWrapper(optimizer) if refusal else MixedPrecision(optimizer)
+        return OptimWrapper(optimizer) if refusal else CPUAmpOptimWrapper(optimizer)
 
     losses = []
     for progress, depth in ((0.0, 1.0), (0.6, 0.0)):
@@ -129,7 +118,7 @@ def search_steps(
 
 def _refusal_of_mixed_precision(model: BaseModel, config: Config, input_shape: tuple[int, int, int]) -> str:
     try:
-        training_step(model, config, input_shape, wrapper=MixedPrecision)
+        training_step(model, config, input_shape, wrapper=CPUAmpOptimWrapper)
     except Exception as error:  # whatever it is, it is not of masks
         return f'{type(error).__name__}: {error}'.splitlines()[0]
     return ''
