@@ -47,6 +47,8 @@ class Parity:
 def prepare_for_parity(model: nn.Module, seed: int = 0, cast: bool = True) -> nn.Module:
     """A float64 copy in evaluation mode whose norms and constant parameters are randomised, and small weights scaled.
 
+    Parameters that are not finite are randomised too.
+
     A trained or freshly built norm can hide an error: with a zero scale, or a
     zero shift, a channel that was dropped by mistake would pass unnoticed. So
     would all channels behind a layer whose weight starts at zero.
@@ -88,7 +90,8 @@ def _random_values(model: nn.Module, seed: int) -> dict[int, Tensor]:
                     draw(tensor, *((0.5, 1.5) if name in ('weight', 'running_var') else (-0.5, 0.5)))
     for parameter in model.parameters():
         if parameter.numel() > 1 and parameter.is_floating_point() and id(parameter) not in found:
-            if _is_constant(parameter):
+            # Modules that are built but not yet initialised hold what the memory held, nan at times.
+            if _is_constant(parameter) or not bool(parameter.isfinite().all()):
                 bound = max(parameter[0].numel(), 1) ** -0.5
                 draw(parameter, -bound, bound)
             elif parameter.dim() > 1:

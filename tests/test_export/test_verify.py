@@ -119,6 +119,15 @@ def test_verification_sees_behind_weights_that_start_at_zero(net):
     assert 'mid' not in sizes(build_search_space(net, image()))
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_nothing_has_initialised_yet(net, space, value):
+    """``nn.Parameter(torch.Tensor(n))`` holds what the memory held, until ``init_weights``: mmdet's level_embed."""
+    net.mid.bias.data[1] = value
+    found = build_search_space(net, image())
+    assert sizes(found) == sizes(space) and len(found.frozen) == len(space.frozen)
+    assert not net.mid.bias.isfinite().all()  # the network itself stays as it is
+
+
 def test_prepared_networks_hide_nothing(net):
     net.norm = nn.BatchNorm2d(6)
     net.scale = nn.Parameter(torch.zeros(6))
