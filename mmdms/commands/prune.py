@@ -16,7 +16,7 @@ from ..export.weights import export_weights
 from ..export.write import CHECKPOINT, FILES, check_output
 from ..models.mutators.dpf import DPFMutator
 from ..utils.averaged import choose_weights
-from ..utils.checkpoint import check_state_dict, read_checkpoint
+from ..utils.checkpoint import check_finite, check_state_dict, read_checkpoint
 from .search_config import build_algorithm
 
 
@@ -49,6 +49,7 @@ def prune(
             'which the supernet does not; give the config that it was searched with'
         )
     algorithm.load_state_dict(state)
+    check_finite(algorithm, checkpoint)
     if isinstance(algorithm.mutator, DPFMutator):
         report = export_weights(algorithm, config, folder, init, sparse)
         _print(report, folder)

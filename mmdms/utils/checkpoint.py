@@ -151,6 +151,16 @@ def check_state_dict(model: torch.nn.Module, state_dict: Mapping[str, Any], chec
     )
 
 
+def check_finite(model: torch.nn.Module, checkpoint: str | Path) -> None:
+    """Raise ``CheckpointError`` if a parameter of ``model``, which has loaded the checkpoint, is not finite."""
+    broken = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f'checkpoint {str(checkpoint)!r} holds weights that are nan or infinite, in {len(broken)} parameters '
+            f'({broken[0]!r} is the first): its training diverged; take an earlier checkpoint'
+        )
+
+
 def _shapes(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shape of each tensor; what else a module may keep in its state has none."""
     return {key: tuple(value.shape) for key, value in state_dict.items() if isinstance(value, torch.Tensor)}

@@ -219,6 +219,16 @@ def test_a_checkpoint_of_another_model(previous):
     assert intact()
 
 
+def test_a_checkpoint_whose_training_diverged(previous, tmp_path):
+    folder, intact = previous
+    content = read_checkpoint(V1)
+    content['state_dict']['architecture.backbone.conv1.weight'][0, 0, 0, 0] = float('nan')
+    torch.save(content, tmp_path / 'diverged.pth')
+    with pytest.raises(CheckpointError, match=r"in 1 parameters \('architecture.backbone.conv1.weight' is the first"):
+        prune(load_config(str(SEARCH), NARROW), str(tmp_path / 'diverged.pth'), str(folder), overwrite=True)
+    assert intact()
+
+
 @pytest.mark.parametrize(
     ('edit', 'message'),
     [
