@@ -1,4 +1,4 @@
-"""Hooks, schedules and the optimizer constructor; importing this registers them."""
+"""Hooks, schedules, and how a search is optimized; importing this registers them."""
 
 from .hooks import BudgetHook
 from .optim import CPUAmpOptimWrapper, DMSOptimWrapperConstructor
