@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.base import adapt, fused, groups, streams
+from .copying import copy_network
 from .errors import GeometryError
 from .export.verify import Verifier
 from .tracing.builder import SearchSpaceBuilder
@@ -58,7 +58,7 @@ def build_search_space(
     # It shares the values of its parameters. Autograd must see every one of them: it is how operations that the
     # dispatcher misses are noticed.
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.is_floating_point()) for p in model.parameters()}
-    probe = copy.deepcopy(model, dict[int, Any](shared))
+    probe = copy_network(model, shared)
     probe.eval()  # on its own: some modules forget to return themselves
     adapt(probe, masked=True)
     call = (forward or (lambda m: m))(probe)

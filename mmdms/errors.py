@@ -30,6 +30,10 @@ class GeometryError(MMDMSError, ValueError):
     """A network does other operations on a large input than on a small one."""
 
 
+class ModelError(MMDMSError, ValueError):
+    """A network cannot be copied, called on the inputs that were given, or compared by its outputs."""
+
+
 class AdapterError(MMDMSError, ValueError):
     """An adapter of the user's computes something else than the module that it stands in for."""
 

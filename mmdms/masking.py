@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .adapters.base import MASKS as INNER_MASKS
 from .adapters.base import adapt, unadapt_masked
+from .copying import copy_network
 from .mask_bank import MaskBank
 from .ops.feedback import feedback
 from .ops.products import blend, mask_product
@@ -294,6 +295,6 @@ def remove_masks(model: nn.Module) -> None:
 def without_masks(model: nn.Module, share_tensors: bool = False) -> nn.Module:
     """A copy of a network, plain again; on request it shares its parameters and buffers with the original."""
     tensors = [*model.parameters(), *model.buffers()] if share_tensors else []
-    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    copied = copy_network(model, {id(tensor): tensor for tensor in tensors})
     remove_masks(copied)
     return copied

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +41,7 @@ class AttentionWithRoPEAdapter(SelfAttention):
     def setup(self) -> None:
         """The rotation's tables are those of this layer alone, so that its width is its own."""
         super().setup()
-        self.rope = copy.deepcopy(self.rope)
+        self.rope = copy_network(self.rope)
 
     def forward(self, x: Tensor, patch_resolution: tuple[int, int]) -> Tensor:
         """As the module; x is (B, N, C)."""

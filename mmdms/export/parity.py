@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from ..copying import copy_network
 from ..masking import Masks
 from ..structure import Structure
 from ..tracing.search_space import SearchSpace
@@ -69,7 +69,7 @@ def prepare_for_parity(model: nn.Module, seed: int = 0, cast: bool = True) -> nn
     for buffer in model.buffers():
         if id(buffer) in random:
             tensors[id(buffer)] = random[id(buffer)]
-    model = copy.deepcopy(model, tensors).cpu()
+    model = copy_network(model, tensors).cpu()
     model = model.double() if cast else model
     model.eval()  # on its own: some modules forget to return themselves
     return model

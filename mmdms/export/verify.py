@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.base import AnyAdapter, adapt, foreign_adapters
+from ..copying import copy_network
 from ..errors import AdapterError
 from ..masking import Masks
 from ..structure import Structure
@@ -103,7 +103,7 @@ class Verifier:
         return freeze_units(self.space, faults) if faults else self.space
 
     def _check_adapter(self, adapter: AnyAdapter) -> None:
-        adapted = copy.deepcopy(self.model)
+        adapted = copy_network(self.model)
         adapt(adapted, masked=True, only=adapter)
         difference = compare(self.model, adapted, self.inputs, self.forward)
         if not difference.holds:

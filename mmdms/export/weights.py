@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..copying import copy_network
 from ..errors import BudgetError, ConfigError
 from ..masking import without_masks
 from ..models.algorithms.dms import DMSAlgorithm
@@ -109,7 +109,7 @@ def _flops(model: nn.Module, example: Example, sparsity: dict[str, float]) -> tu
 def _parity(masked: nn.Module, masks: dict[str, Tensor], example: Example) -> Parity:
     """Compare the network under its masks with one that has zeros in their place, in float64, norms randomised."""
     reference = prepare_for_parity(without_masks(masked))
-    zeroed = _zeroed(copy.deepcopy(reference), masks)
+    zeroed = _zeroed(copy_network(reference), masks)
     WeightMasks(reference, masks, feedback=False).set(masks)
     return compare(reference, zeroed, example.inputs, tensor_forward)
 

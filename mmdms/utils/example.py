@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..copying import copy_network
 from .architecture import tensor_forward
 from .detection import detector_inputs, is_detector
 
@@ -57,7 +57,7 @@ def example_of(model: nn.Module, input_shape: tuple[int, int, int]) -> Example:
 
 def _problem(model: nn.Module, inputs: tuple[Any, ...]) -> str | None:
     """Why a model does not run on some inputs; None if it does."""
-    probe = copy.deepcopy(model)
+    probe = copy_network(model)
     probe.eval()
     try:
         with torch.no_grad():

@@ -1,11 +1,12 @@
 """Runs methods over networks, budgets and seeds, and keeps what comes out."""
 
-import copy
 import functools
 import os
 import time
 
 import torch
+
+from mmdms.copying import copy_network
 
 from .layout import get_layout
 from .methods import Cell, run_method
@@ -80,7 +81,7 @@ class Runner:
             if outcome != 'finetune':
                 results = retrain(steps)
             elif found.inherits:
-                model = copy.deepcopy(found.model)
+                model = copy_network(found.model)
                 results = [train(model, steps, cell.stream_seed('finetune'), FINETUNE_LR)]
             else:
                 continue
@@ -96,7 +97,7 @@ class Runner:
         results = []
         for repeat in range(self.repeats):
             seed = cell.stream_seed('retrain', repeat)
-            results.append(train(reinitialise(copy.deepcopy(model), seed), steps, seed, TRAIN_LR))
+            results.append(train(reinitialise(copy_network(model), seed), steps, seed, TRAIN_LR))
         return results
 
     def _record(self, cell, method, outcome, model):

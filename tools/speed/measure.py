@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import json
 import resource
@@ -19,6 +18,7 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from mmdms.api import build_model_space
+from mmdms.copying import copy_network
 from mmdms.export.parity import check_parity
 from mmdms.export.slim import slim
 from mmdms.export.subnet import build_subnet, subnet_config
@@ -91,7 +91,7 @@ def steps(name: str, size: int, batch: int, ways: list[str], rounds: int, device
 
 def reallocation(model: Any, data: Any, way: str, rounds: int) -> tuple[float, int]:
     """Seconds that a pruning takes to find its masks, and the steps between two of them."""
-    mutator = mutated(copy.deepcopy(model), data[0], PRUNING[way]).mutator
+    mutator = mutated(copy_network(model), data[0], PRUNING[way]).mutator
     mutator.set_progress(PROGRESS['shrink'])
     with torch.no_grad():
         seconds = alternate(dict(found=mutator._reallocate), rounds, device=str(data[0].device.type))
@@ -142,7 +142,7 @@ def subnet(name: str, size: int, batch: int, rounds: int, device: str = 'cpu') -
     """Evaluation of the supernet and of a subnet of half its FLOPs, all keep ratios alike, widths multiples of 8."""
     config = load(name, size)
     model = build(config).to(device)
-    network = search(config, copy.deepcopy(model), torch.zeros(1, 3, size, size, device=device), divisor=8)
+    network = search(config, copy_network(model), torch.zeros(1, 3, size, size, device=device), divisor=8)
     network.mutator.keep_ratio.fill_(TARGET**0.5)
     network.mutator.set_progress(1.0)
     structure, space = network.mutator.structure(), network.mutator.space

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from mmdms.copying import copy_network
 from mmdms.models.algorithms import DMSAlgorithm
 
 from .reference import Reference
@@ -39,7 +40,7 @@ def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -
         model: the plain network; a copy of it is trained.
         data: of :func:`speed.networks.batch_of`.
     """
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     inputs, samples = data
     before_step: Callable[[], Any] = lambda: None  # noqa: E731
     extra: Callable[[], Any] = lambda: 0.0  # noqa: E731
@@ -90,7 +91,7 @@ def mutated(model: nn.Module, inputs: torch.Tensor, mutator: dict[str, Any]) -> 
 
 def evaluation_of(way: str, config: Config, model: nn.Module, inputs: torch.Tensor) -> Step:
     """A function that runs a forward pass in evaluation mode: ``'plain'`` or of a search."""
-    model = copy.deepcopy(model)
+    model = copy_network(model)
     network = model if way == 'plain' else search(config, model, inputs)
     if way in PROGRESS:
         network.mutator.set_progress(PROGRESS[way])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 
 from mmdms import DMSMutator
+from mmdms.copying import copy_network
 from mmdms.engine import CPUAmpOptimWrapper
 from mmdms.tracing.search_space import SearchSpace
 from mmdms.utils.detection import is_detector
@@ -96,7 +96,7 @@ def search_steps(
     Raises:
         FloatingPointError: if a parameter is not finite after a step, or no mask has a gradient that is.
     """
-    refusal = _refusal_of_mixed_precision(copy.deepcopy(model), config, input_shape)
+    refusal = _refusal_of_mixed_precision(copy_network(model), config, input_shape)
     mutator = DMSMutator(budget=dict(metric='flops', target=1.0))
     mutator.prepare(model, space)
 
