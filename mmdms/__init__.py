@@ -21,10 +21,12 @@ else:
     lift_mmyolo_gate()
 
     from .api import build_search_space
+    from .example_call import ExampleCall
     from .export.slim import slim
     from .models.mutators import DMSMutator, DPFMutator, StructuredDPFMutator
     from .structure import Structure
 
 __all__ = [
-    'DMSMutator', 'DPFMutator', 'Structure', 'StructuredDPFMutator', '__version__', 'build_search_space', 'slim',
+    'DMSMutator', 'DPFMutator', 'ExampleCall', 'Structure', 'StructuredDPFMutator', '__version__',
+    'build_search_space', 'slim',
 ]  # fmt: skip

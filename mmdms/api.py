@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .adapters.base import adapt, fused, groups, streams
 from .copying import copy_network
 from .errors import GeometryError
+from .example_call import ExampleCall, Inputs, name_of
 from .export.verify import Verifier
 from .tracing.builder import SearchSpaceBuilder
 from .tracing.geometry import scale_costs
 from .tracing.search_space import SearchSpace
 from .tracing.tracer import trace
+from .trees import check_comparable
 from .utils.architecture import tensor_forward
 from .utils.example import example_of
 
 
 def build_search_space(
     model: nn.Module,
-    inputs: Tensor | Sequence[Any],
+    inputs: Inputs,
     *,
     forward: Callable[[nn.Module], Callable[..., Any]] | None = None,
-    flops_inputs: Tensor | Sequence[Any] | None = None,
+    flops_inputs: Inputs | None = None,
     include: Iterable[str] = ('*',),
     exclude: Iterable[str] = (),
     verify: bool = True,
@@ -40,39 +42,46 @@ def build_search_space(
 
     Args:
         model: any network; unchanged on return.
-        inputs: an example input, or the positional arguments, batch size 1.
+        inputs: an example of what the network is called on, batch size 1. A tensor is the only argument; a tuple or
+            list holds the positional arguments; a mapping (a dict, the output of a tokenizer) holds the keyword
+            arguments; an :class:`mmdms.ExampleCall` holds both. A dict that is itself the only argument is given
+            as a tuple of one, ``(batch,)``; so is a list. Tensors of integers stay as they are.
             FLOPs are counted at this input's size, unless ``flops_inputs`` are given.
         forward: maps a model to the function that is called on ``inputs``;
             the model itself if None.
-        flops_inputs: inputs of the real size, where ``inputs`` are smaller to save time and memory;
+        flops_inputs: as ``inputs``, of the real size, where ``inputs`` are smaller to save time and memory;
             the network runs on them once, and FLOPs are counted at their size.
         include, exclude: shell patterns over module names that select what is searched.
         verify: cut a random structure and compare it; leave this on.
 
     Raises:
         ConfigError: for a pattern that matches nothing.
+        ModelError: if the network cannot be copied, or called on ``inputs``, or if no floating-point tensor is
+            among its outputs. Outputs may be packed in lists, tuples, dicts, dataclasses and other objects.
         GeometryError: if the network does other operations on ``flops_inputs`` than on ``inputs``.
     """
-    arguments = _arguments(inputs)
+    example = ExampleCall.of(inputs)
     # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
     # It shares the values of its parameters. Autograd must see every one of them: it is how operations that the
     # dispatcher misses are noticed.
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.is_floating_point()) for p in model.parameters()}
     probe = copy_network(model, shared)
     probe.eval()  # on its own: some modules forget to return themselves
+    function = (forward or (lambda m: m))(probe)
+    example.check(function)
     adapt(probe, masked=True)
-    call = (forward or (lambda m: m))(probe)
-    found = trace(probe, arguments, call)
+    call = _checked(function)
+    found = trace(probe, example, call)
     if flops_inputs is not None:
-        scale_costs(found, call, _arguments(flops_inputs))
+        scale_costs(found, call, flops_inputs)
     found.together, found.streams, found.fused = groups(probe), streams(probe), fused(probe)
-    del probe, call
+    del probe, function, call
     gc.collect()  # networks whose hooks are methods of their own hold themselves: a large copy would stay
     space = SearchSpaceBuilder(model, found, include, exclude).build()
     del found  # labels of every element
     if verify:
         with torch.random.fork_rng(devices=[]):
-            space = Verifier(model, space, arguments, forward).run()
+            space = Verifier(model, space, example, forward).run()
     return space
 
 
@@ -97,5 +106,12 @@ def build_model_space(
         return build_search_space(model, example.flops_inputs or example.inputs, forward=tensor_forward, **patterns)
 
 
-def _arguments(inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which raises ``ModelError`` where its outputs could not be compared."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        outputs = function(*args, **kwargs)
+        check_comparable(outputs, name_of(function))
+        return outputs
+
+    return run

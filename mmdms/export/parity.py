@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
 
 from ..copying import copy_network
+from ..errors import ModelError
+from ..example_call import ExampleCall, Inputs
 from ..masking import Masks
 from ..structure import Structure
 from ..tracing.search_space import SearchSpace
+from ..trees import comparable, tensors_of
 from .precision import float64
 from .slim import slim
 
@@ -131,7 +134,7 @@ def check_parity(
     model: nn.Module,
     space: SearchSpace,
     structure: Structure,
-    inputs: Sequence[Any],
+    inputs: Inputs,
     forward: Callable[..., Any] | None = None,
     prepared: bool = False,
 ) -> Parity:
@@ -140,7 +143,7 @@ def check_parity(
     Args:
         model: the supernet; not changed.
         space, structure: what to keep.
-        inputs: positional arguments of the call; floating tensors are cast to float64.
+        inputs: of the call, as of :func:`mmdms.build_search_space`; floating tensors are cast to float64.
         forward: maps a model to what is called on ``inputs``; the model itself if None.
         prepared: whether ``model`` went through :func:`prepare_for_parity` already.
 
@@ -170,43 +173,47 @@ def _let_go(model: nn.Module) -> None:
         module._buffers.clear()
 
 
-def compare(
-    model: nn.Module, other: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None = None
-) -> Parity:
+def compare(model: nn.Module, other: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None = None) -> Parity:
     """Compare two networks, both prepared by :func:`prepare_for_parity`, on one input."""
     return _difference(outputs(model, inputs, forward), outputs(other, inputs, forward))
 
 
-def outputs(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None) -> list[Any]:
-    """What a prepared model gives out in float64, without gradients, all nesting gone."""
-    call = forward or (lambda m: m)
+def outputs(model: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None) -> list[Tensor]:
+    """All tensors that a prepared model returns in float64, without gradients."""
+    call = (forward or (lambda m: m))(model)
+    example = ExampleCall.of(inputs).map_tensors(lambda t: t.cpu().double() if t.is_floating_point() else t.cpu())
     with torch.no_grad(), float64():
-        return tree_flatten(call(model)(*tree_map(_prepare_input, tuple(inputs))))[0]
+        return tensors_of(example.run(call))
 
 
-def _difference(expected: list[Any], found: list[Any]) -> Parity:
-    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if isinstance(a, Tensor)]
-    shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in pairs if a.shape != b.shape]
+def _difference(expected: list[Tensor], found: list[Tensor]) -> Parity:
+    if not comparable(expected):
+        raise ModelError(
+            'the network returned no tensor of floating-point numbers, so nothing was compared: have it return the '
+            'outputs of its layers, or pass forward=lambda model: function'
+        )
+    if len(expected) != len(found):
+        raise ValueError(f'the sliced network returns {len(found)} tensors instead of {len(expected)}')
+    shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(expected, found, strict=True) if a.shape != b.shape]
     if shapes:
         raise ValueError(f'the sliced network gives other shapes: {shapes[0][1]} instead of {shapes[0][0]}')
-    pairs = [(a, b) for a, b in pairs if a.numel()]
-    differences, sizes = [_largest(a - b) for a, b in pairs], [_largest(a) for a, _ in pairs]
+    pairs = [(_numbers(a), _numbers(b)) for a, b in zip(expected, found, strict=True) if a.numel()]
+    # An infinity that both return is no difference.
+    differences = [float(torch.where(a == b, 0.0, a - b).abs().max()) for a, b in pairs]
+    sizes = [float(a.abs().masked_fill(a.isinf(), 0.0).max()) for a, _ in pairs]
     highest = _worst(sizes)
     # Among outputs of a thousand, a box that is wrong by a hundredth would hide. What is nearly 0 is rounding itself.
-    shares = [d / max(o, NOISE * highest) if d else 0.0 for d, o in zip(differences, sizes, strict=True)]
+    bounds = [max(size, NOISE * highest) for size in sizes]
+    shares = [d / b if b else inf * d for d, b in zip(differences, bounds, strict=True) if d]
     return Parity(_worst(differences), highest, _worst(shares))
 
 
-def _prepare_input(leaf: Any) -> Any:
-    if not isinstance(leaf, Tensor):
-        return leaf
-    return leaf.cpu().double() if leaf.is_floating_point() else leaf.cpu()
+def _numbers(tensor: Tensor) -> Tensor:
+    """The values of a tensor of any type, dense, in float64."""
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return torch.view_as_real(tensor.resolve_conj()).double() if tensor.is_complex() else tensor.double()
 
 
 def _worst(values: Sequence[float]) -> float:
     """The largest value; nan if there is one (the built-in max would overlook it)."""
     return float(torch.tensor(values, dtype=torch.float64).max()) if values else 0.0
-
-
-def _largest(tensor: Tensor) -> float:
-    return float(tensor.double().abs().max())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..adapters.base import AnyAdapter, adapt, foreign_adapters
 from ..copying import copy_network
 from ..errors import AdapterError
+from ..example_call import Inputs
 from ..masking import Masks
 from ..structure import Structure
 from ..tracing.builder import Follower, searched
@@ -71,7 +72,7 @@ class Verifier:
 
     model: nn.Module
     space: SearchSpace
-    inputs: Sequence[Any]
+    inputs: Inputs
     forward: Callable[..., Any] | None = None
     seed: int = 0
 
@@ -142,7 +143,7 @@ class Verifier:
 
 
 def wrong_branches(
-    model: nn.Module, space: SearchSpace, inputs: Sequence[Any], forward: Callable[..., Any] | None = None
+    model: nn.Module, space: SearchSpace, inputs: Inputs, forward: Callable[..., Any] | None = None
 ) -> set[str]:
     """Blocks that do not hand on their input once the parameters that end their branches are 0.
 

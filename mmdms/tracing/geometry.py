@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from ..errors import GeometryError
+from ..example_call import ExampleCall, Inputs
 from .records import Trace
 
 aten = torch.ops.aten
@@ -85,13 +86,13 @@ def _meta(leaf: Any) -> Any:
     return leaf.to('meta') if isinstance(leaf, Tensor) else leaf
 
 
-def scale_costs(trace: Trace, forward: Callable[..., Any], inputs: Sequence[Any]) -> None:
+def scale_costs(trace: Trace, forward: Callable[..., Any], inputs: Inputs) -> None:
     """Scale the costs of a trace to what they are for other inputs, in place.
 
     Args:
         trace: of the network on a small input.
         forward: what was traced, adapters included.
-        inputs: its positional arguments, at the size at which FLOPs are counted.
+        inputs: of its call (see :meth:`ExampleCall.of`), at the size at which FLOPs are counted.
 
     Raises:
         GeometryError: if the network does other operations on these inputs than on those that were traced.
@@ -99,7 +100,7 @@ def scale_costs(trace: Trace, forward: Callable[..., Any], inputs: Sequence[Any]
     mode = Geometry()
     # Gradients stay on, as in the trace: without them PyTorch chooses other products. Nothing is kept for them.
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_drop, _drop), mode:
-        forward(*inputs)
+        ExampleCall.of(inputs).run(forward)
     small, real = trace.operations, mode.operations
     if [operation.packet for operation in small] != [packet for packet, _ in real]:
         raise GeometryError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from ..example_call import ExampleCall, Inputs
+from ..trees import tensors_of
 from .book import Book, Record, grad_fn
 from .branches import BranchFinder
 from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise
@@ -146,18 +148,17 @@ class Tracer(TorchDispatchMode):
 
     # ---- running ----------------------------------------------------------------
 
-    def run(self, forward: Callable[..., Any], inputs: Sequence[Any], keep: bool = False) -> Trace:
-        """Call ``forward(*inputs)`` under this mode and return what was learnt.
+    def run(self, forward: Callable[..., Any], inputs: Inputs, keep: bool = False) -> Trace:
+        """Call ``forward`` on ``inputs`` under this mode and return what was learnt.
 
         Autograd is on, as it knows where a tensor comes from; the values that it saves for a backward pass are
         dropped, or kept on request.
         """
         saved = nullcontext() if keep else torch.autograd.graph.saved_tensors_hooks(_drop, _dropped)
         with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), self:
-            outputs = forward(*inputs)
-        for leaf in tree_flatten(outputs)[0]:
-            if isinstance(leaf, Tensor):
-                self.freeze(self.labels(leaf), 'reaches an output of the network')
+            outputs = ExampleCall.of(inputs).run(forward)
+        for tensor in tensors_of(outputs):
+            self.freeze(self.labels(tensor), 'reaches an output of the network')
         self._watcher.finish()
         self.book.clear()
         self.trace.branches = self.branches.found()
@@ -266,12 +267,12 @@ MAX_ELEMENTWISE_PARAMETER = 1 << 24
 """Parameters with more elements than this do not get a label per element."""
 
 
-def trace(model: nn.Module, inputs: Sequence[Any], forward: Callable[..., Any] | None = None) -> Trace:
+def trace(model: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None = None) -> Trace:
     """Trace ``model`` on an example input.
 
     Args:
         model: any module, in the mode (train or eval) that should be traced.
-        inputs: positional arguments of the call, batch size 1, any values.
+        inputs: of the call, as of :meth:`ExampleCall.of`; batch size 1, any values.
         forward: what to call; the model itself if None.
 
     Returns:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from .detection import detector_forward, is_detector
 
 
@@ -36,10 +37,44 @@ def build_architecture(
 
 
 def tensor_forward(model: nn.Module) -> Callable[..., Any]:
-    """What to call to run an OpenMMLab model on images alone; any other model itself."""
+    """What to call to run an OpenMMLab model on images alone; any other model itself.
+
+    A model with a forward of its own, such as ``forward(self, imgs, labels, mode)``, is called with ``mode='tensor'``
+    and None for the other arguments that it must have. What is returned raises ModelError if that does not do.
+    """
     if is_detector(model):
         return detector_forward(model)
-    return (lambda inputs: model(inputs, mode='tensor')) if isinstance(model, BaseModel) else model
+    return _images_forward(model) if isinstance(model, BaseModel) else model
+
+
+def _images_forward(model: nn.Module) -> Callable[[Tensor], Any]:
+    """``model(images, mode='tensor')``; whatever else its forward asks for (labels, say) is None."""
+    name = f'{type(model).__name__}.forward'
+    parameters = dict(inspect.signature(model.forward).parameters)
+    takes_mode = 'mode' in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known: dict[str, Any] = {'mode': 'tensor'} if takes_mode else {}
+    named = [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    absent = [p.name for p in named[1:] if p.default is p.empty and p.name not in known]
+    known.update(dict.fromkeys(absent))
+    call = f'{name}(images{"".join(f", {key}={value!r}" for key, value in known.items())})'
+
+    def run(images: Tensor) -> Any:
+        try:
+            outputs = model(images, **known)
+        except (AttributeError, TypeError) as error:
+            if not absent:
+                raise
+            raise ModelError(
+                f'{call} raised {type(error).__name__}: {error}. Of an OpenMMLab model only images are known here: '
+                "have its forward do without the rest for mode 'tensor'"
+            ) from error
+        if outputs is None:
+            raise ModelError(
+                f"{call} returned None: have it return the outputs of its layers there: if mode == 'tensor': return x"
+            )
+        return outputs
+
+    return run
 
 
 def check_input_shape(shape: Any) -> tuple[int, int, int]:

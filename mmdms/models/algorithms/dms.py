@@ -82,10 +82,11 @@ class DMSAlgorithm(BaseModel):
             self.architecture.eval()
         return self
 
-    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As of the architecture; in mode ``'loss'`` the budget loss and what to log of it come along."""
-        result = self.architecture(inputs, data_samples, mode=mode)
-        if mode == 'loss':
+        result = self.architecture(*args, **kwargs)
+        # The mode may be given by its place, which differs between models; it is the only text among the arguments.
+        if kwargs.get('mode') == 'loss' or any(isinstance(value, str) and value == 'loss' for value in args):
             result = {**result, **self.mutator.losses()}
             if self.freeze_weights:
                 result['budget_loss'] = result['budget_loss'] + 0.0 * self.anchor
