@@ -44,8 +44,8 @@ class Promote(TorchFunctionMode):
         if func == DTYPE:  # a forward that casts to the type of its weights
             found = func(*args)
             return torch.float64 if found.is_floating_point else found
-        if func is torch.Tensor.float:  # a forward that wants at least single precision
-            return _promote(args[0])
+        if func in CASTS:  # of whole numbers too
+            return _whole(args[0]).double()
         if func.__name__ in ASKED:
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
@@ -55,6 +55,8 @@ class Promote(TorchFunctionMode):
                 return self._layer(func, *args, **kwargs)
         if not func.__name__.endswith('_'):  # written in place, an operand must stay itself; attributes need no cast
             args, kwargs = tree_map(_promote, (args, kwargs))
+            if func is not torch.Tensor.view:  # which shows the bits of each value as another type
+                args, kwargs = tree_map(_widen, (args, kwargs))
         return func(*args, **kwargs)
 
     def _layer(self, func: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Any = None, *args: Any,
@@ -130,6 +132,17 @@ ATTRIBUTES = {'shape', 'dtype', 'device', 'requires_grad', 'ndim', 'layout', 'is
 ASKED = {'dim', 'size', 'numel', 'nelement', 'ndimension', 'is_floating_point', 'is_complex', '__len__'}
 """What a tensor is asked without its values."""
 
+CASTS = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
+"""A forward that casts by name is given float64 instead."""
+
+WIDER: dict[Any, Any] = {
+    **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
+    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
+    **dict.fromkeys((torch.FloatTensor, torch.HalfTensor, torch.BFloat16Tensor), torch.DoubleTensor),
+    **dict.fromkeys(('torch.FloatTensor', 'torch.HalfTensor', 'torch.BFloat16Tensor'), 'torch.DoubleTensor'),
+}
+"""Types that a forward may ask for by an argument, and the type that it is given."""
+
 PRODUCTS = {torch.Tensor.mul, torch.mul}
 LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 
@@ -157,6 +170,10 @@ def _fits(tensor: Any, factor: Any) -> bool:
 def _promote(leaf: Any) -> Any:
     leaf = _whole(leaf)
     return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _widen(leaf: Any) -> Any:
+    return WIDER.get(leaf, leaf) if isinstance(leaf, (torch.dtype, type(torch.FloatTensor), str)) else leaf
 
 
 def _whole(leaf: Any) -> Any:

@@ -96,3 +96,36 @@ def test_places_along_several_dimensions(dims, monkeypatch):
     for dim in dims:
         expected = expected.index_select(dim, places[dim])
     assert torch.equal(_selected(value, {dim: places[dim] for dim in dims}), expected)
+
+
+CASTS = {
+    'float': lambda x: x.float(),
+    'half': lambda x: x.half(),
+    'bfloat16': lambda x: x.bfloat16(),
+    'to': lambda x: x.to(torch.float32),
+    'to device': lambda x: x.to('cpu', torch.float16),
+    'type': lambda x: x.type(torch.float32),
+    'type of tensors': lambda x: x.type(torch.FloatTensor),
+    'name of a type': lambda x: x.type('torch.HalfTensor'),
+    'sum': lambda x: x.cumsum(0, dtype=torch.float32),
+    'new': lambda x: torch.zeros(3, dtype=torch.float32).copy_(x),
+    'like': lambda x: torch.empty_like(x, dtype=torch.float16).copy_(x),
+}
+
+
+@pytest.mark.parametrize('name', CASTS)
+@pytest.mark.parametrize('whole', [False, True])
+def test_a_forward_that_casts_is_given_float64(name, whole):
+    """Whole numbers (indices, masks) that a network computes with must become floats, as its weights are."""
+    x = torch.arange(3) if whole else torch.tensor([1 / 3, 0, 1], dtype=torch.float64)
+    with torch.no_grad(), float64():
+        found = CASTS[name](x)
+        F.linear(found, torch.rand(2, 3), torch.rand(2))  # raises for a type that is not that of the weight
+    assert torch.Tensor.dtype.__get__(found) == torch.float64
+    assert torch.equal(found, (x.cumsum(0) if name == 'sum' else x).double())
+
+
+def test_bits_are_shown_as_the_type_that_was_asked_for():
+    bits = torch.tensor([0x3F800000], dtype=torch.int32)
+    with torch.no_grad(), float64():
+        assert bits.view(torch.float32).item() == 1.0
