@@ -37,8 +37,11 @@ demo: venv
 demo-detection: venv
 	$(BIN)/python tools/demo_detection.py
 
+# One process per core, each test file in one of them: its fixtures are built once. `make test WORKERS=0` uses one process.
+WORKERS ?= logical
+
 test: venv
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 sweep: venv
 	$(BIN)/python tools/sweep_zoo.py --out work_dirs/sweep.jsonl

@@ -7,6 +7,11 @@ import os
 # Idle OpenMP threads sleep instead of spinning (see the Makefile); read when torch loads.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
+# Workers of pytest-xdist share the cores: each of them, and each tool that it starts, computes on one.
+SHARED = 'PYTEST_XDIST_WORKER' in os.environ
+if SHARED:
+    os.environ['OMP_NUM_THREADS'] = '1'
+
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -17,8 +22,8 @@ from mmdms.utils.safe_load import FORCE
 
 @pytest.fixture(autouse=True, scope='session')
 def quiet_and_frugal():
-    """Two threads, and of mmengine's messages only warnings."""
-    torch.set_num_threads(2)
+    """One thread where workers share the cores, else two; of mmengine's messages only warnings."""
+    torch.set_num_threads(1 if SHARED else 2)
     MMLogger.get_instance('mmengine').setLevel(logging.WARNING)
 
 
