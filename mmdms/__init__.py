@@ -21,12 +21,14 @@ else:
     lift_mmyolo_gate()
 
     from .api import build_search_space
+    from .errors import SearchWarning
     from .example_call import ExampleCall
     from .export.slim import slim
+    from .masking import remove_masks, without_masks
     from .models.mutators import DMSMutator, DPFMutator, StructuredDPFMutator
     from .structure import Structure
 
 __all__ = [
-    'DMSMutator', 'DPFMutator', 'ExampleCall', 'Structure', 'StructuredDPFMutator', '__version__',
-    'build_search_space', 'slim',
+    'DMSMutator', 'DPFMutator', 'ExampleCall', 'SearchWarning', 'Structure', 'StructuredDPFMutator', '__version__',
+    'build_search_space', 'remove_masks', 'slim', 'without_masks',
 ]  # fmt: skip

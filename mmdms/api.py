@@ -14,6 +14,7 @@ from .copying import copy_network
 from .errors import GeometryError
 from .example_call import ExampleCall, Inputs, name_of
 from .export.verify import Verifier
+from .masking import has_masks, without_masks
 from .tracing.builder import SearchSpaceBuilder
 from .tracing.geometry import scale_costs
 from .tracing.search_space import SearchSpace
@@ -61,6 +62,8 @@ def build_search_space(
         GeometryError: if the network does other operations on ``flops_inputs`` than on ``inputs``.
     """
     example = ExampleCall.of(inputs)
+    if has_masks(model):  # of a search that is going on, or over: the space is that of the network without them
+        model = without_masks(model, share_tensors=True)
     # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
     # It shares the values of its parameters. Autograd must see every one of them: it is how operations that the
     # dispatcher misses are noticed.

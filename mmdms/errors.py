@@ -40,3 +40,7 @@ class AdapterError(MMDMSError, ValueError):
 
 class MissingDependencyError(MMDMSError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class SearchWarning(UserWarning):
+    """A search goes on, and what its loop does is hardly meant; the message says the remedy."""

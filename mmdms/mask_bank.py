@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .followed import Followed
 from .ops.products import gather_masks
 from .tracing.search_space import FIXED
 
 
-class MaskBank:
+class MaskBank(Followed):
     """The current masks, shared by all instrumented modules of one network.
 
     ``values`` has shape (elements,); ``None`` switches masking off. ``token``
-    is what the one who set them knows them by, if they will stay for several
-    forward passes; ``number`` counts how often they were set.
+    is what the one who set them knows them by, if they are plain numbers and will stay
+    for several forward passes; ``number`` counts how often they were set.
 
     Every place where masks are wanted is registered once; the masks of all
     places are then gathered at once, whenever masks are set.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.values: Tensor | None = None
         self.token: Any = None
         self.number = 0
@@ -50,7 +52,8 @@ class MaskBank:
 
     def set(self, values: Tensor | None, token: Any = None, known: Mapping[int, float] | None = None) -> None:
         """Use these masks from now on; ``known`` are elements whose masks are numbers, which need no gradient."""
-        self.values = values
+        elsewhere = values is not None and self.device not in (None, values.device)
+        self.values = values.to(self.device) if values is not None and elsewhere else values
         self.token = token
         self.number += 1
         self._known = known
@@ -96,10 +99,21 @@ class MaskBank:
             self._masks = gather_masks(self.values, self._index, [len(index) for index in self._indices])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
-        # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values.
+        # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values, or asks for them.
         copied = MaskBank()
         memo[id(self)] = copied
         copied._places, copied._indices = dict(self._places), list(self._indices)
-        if self.values is not None:
+        self._copy_source(copied, memo)
+        if self.values is not None and self.source is None:
             copied.set(self.values.detach().clone())
         return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**self.__dict__, '_masks': (), '_index': None, '_running': False, '_held': False, 'state': None}
+        if self.source is not None:
+            return {**state, 'values': None, 'token': None}  # they are asked for
+        return {**state, 'values': None if self.values is None else self.values.detach()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._gather()

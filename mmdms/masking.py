@@ -19,8 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from .adapters.base import MASKS as INNER_MASKS
-from .adapters.base import adapt, unadapt_masked
+from .adapters.base import adapt, unadapt
 from .copying import copy_network
+from .errors import ConfigError, StructureError
+from .followed import Followed, MaskSource, NetworkCall, follow
+from .made_classes import RECIPE, reduce_made
 from .mask_bank import MaskBank
 from .ops.feedback import feedback
 from .ops.products import blend, mask_product
@@ -58,6 +61,7 @@ class MaskedWeight:
 
         ``conv(x * m, W) = conv(x, W * m)``. In evaluation masked weights are kept, and cost nothing.
         """
+        self.bank.refresh()
         if self.bank.values is None or self.feedback or len(self._axes) != 1 or not torch.is_grad_enabled():
             return None
         ((axis, place),) = self._axes
@@ -74,6 +78,7 @@ class MaskedWeight:
     def __call__(self, parameter: Tensor) -> Tensor:
         if self.idle:
             return parameter
+        self.bank.refresh()
         if self.bank.values is None or self.bank.token is None or torch.is_grad_enabled():
             self._kept = None
             return parameter if self.bank.values is None else self._product(parameter)
@@ -83,9 +88,12 @@ class MaskedWeight:
         return self._kept[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskedWeight:
-        copied = copy.copy(self)
-        copied.bank, copied._kept = copy.deepcopy(self.bank, memo), None
+        memo[id(self)] = copied = copy.copy(self)
+        copied.bank = copy.deepcopy(self.bank, memo)
         return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_kept': None, 'idle': False}
 
     def _gate_now(self) -> Tensor | float | None:
         """What gates the parameter; None where nothing does."""
@@ -123,6 +131,7 @@ class ModuleMaskValue:
         self.place = bank.place(elements)
 
     def __call__(self) -> Tensor | None:
+        self.bank.refresh()
         return None if self.bank.values is None or self.bank.is_one(self.place) else self.bank.at(self.place)
 
 
@@ -139,6 +148,7 @@ class BlockGate:
         self._place = None if folded else bank.place(torch.tensor([[element]]))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        self.bank.refresh()
         known = self.bank.known(self.element)
         # A block that is gone still takes part in training: all its weights have gradients, of 0, on every rank.
         if self.bank.values is None or known == 1.0:
@@ -159,16 +169,6 @@ class BlockGate:
             return torch.lerp(given, result, known)
         assert self._place is not None
         return blend(given, result, self.bank.at(self._place)[0])
-
-
-class MaskRefresh:
-    """Forward pre-hook of the whole network: has its mutator set the masks of this call."""
-
-    def __init__(self, refresh: Callable[[], None]) -> None:
-        self.refresh = refresh
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.refresh()
 
 
 _PREFIX = '_mmdms_masked_'
@@ -209,6 +209,7 @@ def _masked_forward(kind: type[nn.Module], dim: int) -> Callable[[nn.Module, Ten
 
 def _masked_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: _masked_property(name) for name in attributes}
+    namespace.update({RECIPE: (_masked_class, kind, attributes), '__reduce_ex__': reduce_made})
     if 'weight' in attributes and kind.forward in INPUT_DIMS:
         namespace['forward'] = _masked_forward(kind, INPUT_DIMS[kind.forward])
     namespace.update(_mmdms_base=kind, __module__=kind.__module__, __qualname__=kind.__qualname__)
@@ -222,9 +223,10 @@ class Masks:
     """
 
     def __init__(self, model: nn.Module, space: SearchSpace, feedback: bool = False) -> None:
+        check_fits(space, model)
         self.bank = MaskBank()
         self._model = model
-        adapt(model, masked=True)
+        adapt(model, masked=True, undoable=True)
         for mask in space.inner:
             installed = model.get_submodule(mask.module).__dict__.setdefault(INNER_MASKS, {})
             installed[mask.name] = ModuleMaskValue(self.bank, mask.elements)
@@ -246,8 +248,16 @@ class Masks:
         mask_weights(model, masked)
 
     def set(self, values: Tensor | None, token: Any = None, known: Mapping[int, float] | None = None) -> None:
-        """Use these masks, shape (elements,), from now on; None: none. The rest as of :class:`MaskBank`."""
+        """Use these masks, shape (elements,); None: none. The rest as of :class:`MaskBank`.
+
+        Where masks follow a mutator, these are held until the network itself is called or the search moves on.
+        """
         self.bank.set(values, token, known)
+        self.bank.hold()
+
+    def follow(self, source: MaskSource) -> None:
+        """Have the masks follow a mutator, however the network is called; until it moves, they are off."""
+        follow(self._model, self.bank, source)
 
     def remove(self) -> None:
         """Give the modules of the network their own classes back (see :func:`remove_masks`)."""
@@ -275,10 +285,7 @@ def mask_weights(model: nn.Module, masked: Mapping[str, Callable[[Tensor], Tenso
 
 
 def remove_masks(model: nn.Module) -> None:
-    """Take all masks off a network, in place: classes, gates and what sets them.
-
-    Adapters that the network would need once it is sliced stay.
-    """
+    """Take all masks off a network, in place: what is left are the classes, attributes and hooks from before."""
     for module in model.modules():
         module.__dict__.pop(INNER_MASKS, None)
         base = getattr(type(module), '_mmdms_base', None)
@@ -287,9 +294,50 @@ def remove_masks(model: nn.Module) -> None:
             for key in [k for k in module.__dict__ if k.startswith(_PREFIX)]:
                 del module.__dict__[key]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for handle in [h for h, hook in hooks.items() if isinstance(hook, (BlockGate, MaskRefresh))]:
+            for handle in [h for h, hook in hooks.items() if isinstance(hook, (BlockGate, NetworkCall))]:
                 del hooks[handle]
-    unadapt_masked(model)
+                module._forward_hooks_always_called.pop(handle, None)
+    unadapt(model)
+
+
+def has_masks(model: nn.Module) -> bool:
+    """Whether a network, or a part of it, carries masks."""
+    return any(
+        hasattr(type(module), '_mmdms_base')
+        or INNER_MASKS in module.__dict__
+        or any(isinstance(h, (BlockGate, NetworkCall)) for h in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()))
+        for module in model.modules()
+    )
+
+
+def refuse_masks(model: nn.Module) -> None:
+    """Raise ``ConfigError`` for a network that carries masks already."""
+    if has_masks(model):
+        raise ConfigError(
+            f'this {type(model).__name__} carries the masks of another search or pruning: take them off first, with '
+            'the remove() of the mutator that put them there, or with mmdms.remove_masks(model)'
+        )
+
+
+def check_fits(space: SearchSpace, model: nn.Module) -> None:
+    """Raise ``StructureError`` unless a search space is one of this network."""
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    needed = {mask.module for mask in space.inner} | {name for group in space.blocks.values() for name in group}
+    for axis in space.axes:
+        tensor = tensors.get(axis.parameter)
+        if tensor is None or axis.dim >= tensor.dim() or tensor.size(axis.dim) != len(axis.elements):
+            found = 'none of that name' if tensor is None else f'one of shape {tuple(tensor.shape)}'
+            raise StructureError(
+                f'the search space is of another network: it has a tensor {axis.parameter!r} with {len(axis.elements)} '
+                f'positions along dimension {axis.dim}, and this {type(model).__name__} has {found}; give the network '
+                'that build_search_space was given'
+            )
+    for name in sorted(needed - modules):
+        raise StructureError(
+            f'the search space is of another network: this {type(model).__name__} has no module {name!r}; give the '
+            'network that build_search_space was given'
+        )
 
 
 def without_masks(model: nn.Module, share_tensors: bool = False) -> nn.Module:

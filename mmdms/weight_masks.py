@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .errors import ConfigError
+from .followed import Followed, MaskSource, follow
 from .masking import mask_weights, remove_masks
 from .ops.feedback import feedback
 from .tracing.patterns import Patterns
@@ -96,20 +97,49 @@ def filter_gains(kept: Tensor) -> Tensor:
     return kept.flatten(1).float().mean(1).sqrt().mul(2).clamp(max=1).view(-1, *[1] * (kept.dim() - 1))
 
 
+class KeptWeights(Followed):
+    """The current masks of single weights, by name; None: all weights are read as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: Mapping[str, Tensor] | None = None
+
+    def set(self, masks: Mapping[str, Tensor] | None) -> None:
+        """Use these boolean masks, of the shapes of the weights, from now on."""
+        if masks is not None and self.device is not None:
+            masks = {name: mask.to(self.device) for name, mask in masks.items()}
+        self.masks = masks
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KeptWeights:
+        memo[id(self)] = copied = KeptWeights()
+        self._copy_source(copied, memo)
+        return copied  # it asks for its masks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, 'masks': None, 'state': None, '_running': False, '_held': False}
+
+
 class KeptWeight:
     """What one layer reads in place of its weight.
 
     In evaluation the product is kept for as long as mask and weight are what they were.
     """
 
-    def __init__(self, feedback: bool, damped: bool = False) -> None:
+    def __init__(self, masks: KeptWeights, name: str, feedback: bool, damped: bool = False) -> None:
+        self.masks = masks
+        self.name = name
         self.feedback = feedback
         self.damped = damped
-        self.kept: Tensor | None = None
         self._gains: tuple[Any, Tensor] | None = None
         self._product: tuple[Any, Tensor] | None = None
 
+    @property
+    def kept(self) -> Tensor | None:
+        """The mask as it was last set."""
+        return None if self.masks.masks is None else self.masks.masks[self.name]
+
     def __call__(self, weight: Tensor) -> Tensor:
+        self.masks.refresh()
         kept = self.kept
         if kept is None:
             return weight
@@ -129,9 +159,8 @@ class KeptWeight:
             self._gains = state, filter_gains(kept)
         return self._gains[1]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KeptWeight:
-        memo[id(self)] = copied = KeptWeight(self.feedback, self.damped)
-        return copied  # its mutator sets the mask at the next forward pass
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, '_gains': None, '_product': None}
 
 
 class WeightMasks:
@@ -146,15 +175,18 @@ class WeightMasks:
 
     def __init__(self, model: nn.Module, weights: Iterable[str], feedback: bool, damped: bool = False) -> None:
         self._model = model
-        self.token: Any = None
-        self._read = {name: KeptWeight(feedback, damped) for name in weights}
+        self.bank = KeptWeights()
+        self._read = {name: KeptWeight(self.bank, name, feedback, damped) for name in weights}
         mask_weights(model, self._read)
 
-    def set(self, kept: Mapping[str, Tensor] | None, token: Any = None) -> None:
-        """Use these boolean masks, of the shapes of the weights, from now on; None: none. ``token`` names them."""
-        self.token = token
-        for name, read in self._read.items():
-            read.kept = None if kept is None else kept[name]
+    def set(self, kept: Mapping[str, Tensor] | None) -> None:
+        """Use these boolean masks, of the shapes of the weights; None: none. Held as by :class:`Masks`."""
+        self.bank.set(kept)
+        self.bank.hold()
+
+    def follow(self, source: MaskSource) -> None:
+        """See :meth:`mmdms.masking.Masks.follow`."""
+        follow(self._model, self.bank, source)
 
     def remove(self) -> None:
         """Give the modules of the network their own classes back."""

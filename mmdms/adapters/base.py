@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..made_classes import RECIPE, reduce_made
 from ..registry import ADAPTERS
 from ..tracing import hints
 
@@ -168,7 +169,9 @@ def forward_adapter(kind: type[nn.Module]) -> tuple[AnyAdapter, type[nn.Module]]
     return found
 
 
-def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None) -> None:
+def adapt(
+    model: nn.Module, masked: bool = False, only: AnyAdapter | None = None, undoable: bool = False
+) -> None:
     """Give every module of ``model`` that needs it the forward of its adapter, in place.
 
     Names, parameters and ``isinstance`` relations stay as they are. A module
@@ -177,6 +180,7 @@ def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None
     Args:
         masked: adapt for a supernet, whose modules mask; else for a subnet.
         only: leave modules of other adapters as they are.
+        undoable: whether :func:`unadapt` will be called, before anything shrinks.
     """
     cache: dict[type[nn.Module], AnyAdapter | None] = {}
     for module in model.modules():
@@ -189,16 +193,38 @@ def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None
         adapter = cache[kind]
         if adapter is None or (adapter.only_masked and not masked) or only not in (None, adapter):
             continue
-        module.__class__ = _adapted_class(adapter, kind)
+        before = _attributes(module)
+        module.__class__ = _adapted_class(kind, adapter)
         adapter.setup(module)  # type: ignore[arg-type]
+        if undoable:
+            after = _attributes(module)
+            replaced = {name: value for name, value in before.items() if after[name] is not value}
+            module.__dict__[UNDO] = [name for name in after if name not in before], replaced
 
 
-def unadapt_masked(model: nn.Module) -> None:
-    """Give modules that were adapted for masks alone their own class back, in place."""
-    for module in model.modules():
-        kind = type(module)
-        if issubclass(kind, Adapter) and kind.only_masked:
-            module.__class__ = kind.__bases__[1]
+def unadapt(model: nn.Module) -> None:
+    """Undo :func:`adapt`, in place, where it was undoable: class and attributes are those from before."""
+    for module in list(model.modules()):
+        added, replaced = module.__dict__.pop(UNDO, (None, None))
+        if added is None:
+            continue
+        module.__class__ = type(module).__bases__[1]
+        for name in added:
+            delattr(module, name)
+        for name, value in replaced.items():
+            setattr(module, name, value)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Attributes that ``setup`` of an adapter may add or replace: plain ones and children."""
+    return {**{name: value for name, value in module.__dict__.items() if name not in _STORES}, **module._modules}
+
+
+UNDO = '_mmdms_undo'
+"""Key of the ``__dict__`` of an adapted module: names that ``setup`` added, and what it replaced."""
+
+_STORES = frozenset(nn.Module().__dict__) - {'training'}
+"""What every module holds its parameters, buffers, children and hooks in."""
 
 
 def foreign_adapters(model: nn.Module) -> list[AnyAdapter]:
@@ -258,13 +284,14 @@ def _own(adapter: AnyAdapter) -> set[str]:
     return {name for base in adapter.__mro__ if base not in Adapter.__mro__ for name in vars(base)}
 
 
-_classes: dict[tuple[AnyAdapter, type[nn.Module]], type[nn.Module]] = {}
+_classes: dict[tuple[type[nn.Module], AnyAdapter], type[nn.Module]] = {}
 
 
-def _adapted_class(adapter: AnyAdapter, kind: type[nn.Module]) -> type[nn.Module]:
-    key = (adapter, kind)
+def _adapted_class(kind: type[nn.Module], adapter: AnyAdapter) -> type[nn.Module]:
+    key = (kind, adapter)
     if key not in _classes:
         names: dict[str, Any] = dict(__module__=kind.__module__, __qualname__=kind.__qualname__)
+        names.update({RECIPE: (_adapted_class, kind, adapter), '__reduce_ex__': reduce_made})
         _classes[key] = type(kind.__name__, (adapter, kind), names)
     return _classes[key]
 

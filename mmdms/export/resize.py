@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..adapters.base import adapters_of, streams_of
-
-
-class Passthrough(nn.Module):
-    """Stands where a block was removed: returns its first argument, or as many as the block handed on."""
-
-    def __init__(self, streams: int = 1) -> None:
-        super().__init__()
-        self.streams = streams
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the first argument as it is, or a tuple of the first few."""
-        return args[0] if self.streams == 1 else args[: self.streams]
+from .passthrough import Passthrough as Passthrough
+from .passthrough import pass_through
 
 
 def replace_tensors(model: nn.Module, new: dict[str, Tensor]) -> None:
@@ -68,11 +57,17 @@ def set_sizes(model: nn.Module, sizes: Mapping[str, int | Sequence[int]]) -> Non
         setattr(model.get_submodule(module), attribute, value)
 
 
-def remove_blocks(model: nn.Module, names: Iterable[str]) -> None:
-    """Put a :class:`Passthrough` in the place of every named block, in place."""
+def remove_blocks(model: nn.Module, names: Iterable[str], tuples: Collection[str] = ()) -> None:
+    """Put a :class:`Passthrough` in the place of every named block, in place.
+
+    Args:
+        tuples: blocks that return a tuple though they pass on one argument alone.
+    """
     for name in names:
         parent, _, child = name.rpartition('.')
-        setattr(model.get_submodule(parent), child, Passthrough(streams_of(type(model.get_submodule(name)))))
+        block = model.get_submodule(name)
+        streams = streams_of(type(block))
+        setattr(model.get_submodule(parent), child, pass_through(block, streams, streams > 1 or name in tuples))
 
 
 def reset_parameters(model: nn.Module, names: Iterable[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
 from ..adapters.base import adapt
-from ..masking import without_masks
+from ..masking import check_fits, without_masks
 from ..structure import Structure
 from ..tracing.search_space import FIXED, SearchSpace
 from .resize import remove_blocks, replace_tensors, set_sizes
@@ -25,9 +27,10 @@ def slim(model: nn.Module, space: SearchSpace, structure: Structure, share_tenso
             cheaper, for a network that only runs forward.
 
     Raises:
-        StructureError: if the structure is not one of ``space``.
+        StructureError: if the structure is not one of ``space``, or the space none of ``model``.
     """
     mask = space.mask(structure)
+    check_fits(space, model)
     subnet = without_masks(model, share_tensors)
     # Sizes first: a removed block may hold the name of a weight that it shares with one that stays.
     adapt(subnet)
@@ -72,12 +75,14 @@ def sliced_tensors(model: nn.Module, space: SearchSpace, mask: Tensor) -> dict[s
 def _selected(value: Tensor, places: dict[int, Tensor]) -> Tensor:
     """What lies at some places along some dimensions."""
     dims = {dim: stay.to(value.device) for dim, stay in sorted(places.items())}
-    if len(dims) == 1:
+    layout = _layout(value)
+    if len(dims) == 1 and layout is torch.contiguous_format:
         ((dim, stay),) = dims.items()
         return value.index_select(dim, stay)
     # Some of the first dimension after the other: all of it is not held beside the result.
     first, *others = dims
-    result = value.new_empty([len(dims.get(dim, range(size))) for dim, size in enumerate(value.shape)])
+    shape = [len(dims.get(dim, range(size))) for dim, size in enumerate(value.shape)]
+    result = torch.empty(shape, dtype=value.dtype, device=value.device, memory_format=layout)
     step = max(LARGE * value.size(first) // max(value.numel(), 1), 1)
     for begin in range(0, len(dims[first]), step):
         part = value.index_select(first, dims[first][begin : begin + step])
@@ -85,6 +90,14 @@ def _selected(value: Tensor, places: dict[int, Tensor]) -> Tensor:
             part = part.index_select(dim, dims[dim])
         result.narrow(first, begin, part.size(first)).copy_(part)
     return result
+
+
+def _layout(value: Tensor) -> torch.memory_format:
+    """How the values of a tensor lie in memory: with the channels last, or as usual."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(value.dim(), torch.contiguous_format)
+    strides = value.stride()
+    usual = all(one >= other for one, other in pairwise(strides))  # a tensor of 1x1 kernels may count as both
+    return torch.contiguous_format if usual or not value.is_contiguous(memory_format=last) else last
 
 
 LARGE = 1 << 20

@@ -7,7 +7,7 @@ import torch
 from tiny import Net, assert_parity, conv, image, reasons, sizes, space_of
 from torch import nn
 
-from mmdms.adapters.base import Adapter, adapt, adapters_of, forward_adapter, unadapt_masked
+from mmdms.adapters.base import Adapter, adapt, adapters_of, forward_adapter, unadapt
 from mmdms.adapters.norms import LayerNormAdapter
 from mmdms.api import build_search_space
 from mmdms.errors import AdapterError
@@ -174,9 +174,9 @@ def test_adapters_for_masks_go_with_them():
     net = Net(lambda n, x: n.out(n.norm(n.a(x))), a=nn.Linear(5, 6), norm=norm, out=nn.Linear(6, 3))
     adapt(net)
     assert type(norm) is nn.LayerNorm
-    adapt(net, masked=True)
+    adapt(net, masked=True, undoable=True)
     assert isinstance(norm, LayerNormAdapter) and isinstance(norm, nn.LayerNorm)
-    unadapt_masked(net)
+    unadapt(net)
     assert type(norm) is nn.LayerNorm
 
 

@@ -255,6 +255,7 @@ def test_a_step_that_overflowed_does_not_count():
     model, mutator = pruned()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     mutator.attach(optimizer)
+    mutator.set_progress(0.0)
     optimizer.found_inf = torch.tensor(1.0)
     optimizer.step()
     assert mutator.steps == 0

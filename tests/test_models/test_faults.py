@@ -9,6 +9,8 @@ from mmengine.logging import MMLogger
 from searched import Residual, assert_same, batch, searched, state_of
 from torch import nn
 
+from mmdms.errors import SearchWarning
+
 
 def optimizer_of(model, mutator, lr=None):
     """Without a rate the weights are in nobody's hands: they stay, also where their gradient is NaN."""
@@ -90,7 +92,9 @@ def test_zero_from_the_first_step_on():
     """All importances are equal, no direction is better: units shrink by their share of the cost, ranks by index."""
     model, mutator = searched()
     optimizer = optimizer_of(model, mutator)
-    for index in range(16):
+    with pytest.warns(SearchWarning, match='the gradient of every mask is 0'):
+        step(model, mutator, optimizer, 0, 0.0)
+    for index in range(1, 16):
         step(model, mutator, optimizer, index, 0.0)
     assert bool(mutator.settled) and not bool(mutator.importance.any())
     for start, unit in zip(mutator.space.offsets, mutator.space.units, strict=True):
@@ -157,12 +161,13 @@ def test_a_unit_that_is_never_used(branches):
 
 
 def test_no_unit_is_used(branches):
-    """A step that says nothing of the masks leaves them alone."""
+    """A step that says nothing of the masks leaves them alone, and is warned of."""
     model, mutator, _ = branches
     optimizer = optimizer_of(model, mutator)
     step(model, mutator, optimizer, 1)
     before = state_of(mutator)
     optimizer.zero_grad()
     sum(parameter.square().sum() for parameter in model.parameters()).backward()
-    optimizer.step()
+    with pytest.warns(SearchWarning, match='moved weights only, not the structure: no gradient reached the masks'):
+        optimizer.step()
     assert_same(before, mutator)

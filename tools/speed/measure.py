@@ -108,7 +108,11 @@ def parts(config: Any, model: Any, data: Any, rounds: int) -> dict[str, float]:
         mutator._gradient = torch.randn(mutator.space.num_elements, device=data[0].device)
         mutator.update()
 
-    ways: dict[str, Step] = dict(plain=lambda: None, masks=mutator._refresh, update=update, log=mutator.losses)
+    def masks() -> None:
+        mutator.masks.bank.state = None  # as after a step
+        mutator.refresh_masks(mutator.masks.bank)
+
+    ways: dict[str, Step] = dict(plain=lambda: None, masks=masks, update=update, log=mutator.losses)
     seconds = alternate(ways, rounds)
     mutator.masks.remove()
     return {way: statistics.median(found) * 1e3 for way, found in seconds.items() if way != 'plain'}
@@ -144,6 +148,7 @@ def subnet(name: str, size: int, batch: int, rounds: int, device: str = 'cpu') -
     model = build(config).to(device)
     network = search(config, copy_network(model), torch.zeros(1, 3, size, size, device=device), divisor=8)
     network.mutator.keep_ratio.fill_(TARGET**0.5)
+    network.mutator.importance.fill_(1.0)  # all alike: the first elements stay
     network.mutator.set_progress(1.0)
     structure, space = network.mutator.structure(), network.mutator.space
     small = slim(model, space, structure)

@@ -13,7 +13,9 @@ from ...api import build_model_space
 from ...budgets.fit import check_budget, fit_to_budget, unit_divisors
 from ...engine.schedule import SearchSchedule
 from ...errors import ConfigError
-from ...masking import MaskRefresh, Masks
+from ...followed import gradients_wanted, same_state
+from ...mask_bank import MaskBank
+from ...masking import Masks
 from ...structure import Structure
 from ...tracing.search_space import SearchSpace
 from ...utils.agreement import check_agreement
@@ -82,10 +84,11 @@ class BaseMutator(Mutator):
         """
         if not space.units:
             raise ConfigError('there is nothing to search: every element of the network is frozen or left out')
+        self._check_free(model)
         check_budget(space, self.metric, self.target)
+        self._install(model, self._make_masks(model, space), mode_of)
         self.space = space
         self.divisors = unit_divisors(space.units, self.divisor)
-        self.masks = self._install(model, space)
         self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
         self.register_buffer('final_mask', torch.ones(space.num_elements, dtype=torch.bool))
         units = space.units
@@ -98,10 +101,6 @@ class BaseMutator(Mutator):
             self.register_buffer(name, value, persistent=False)
         self._table = space.costs[self.metric]
         self._full_cost = space.cost(self.metric, torch.ones(space.num_elements))
-        # In __dict__: the network is no part of the mutator's own state.
-        self.__dict__['_model'] = model
-        self.__dict__['_mode_of'] = mode_of or model
-        model.register_forward_pre_hook(MaskRefresh(self._refresh))
 
     @property
     def target_now(self) -> float:
@@ -119,9 +118,7 @@ class BaseMutator(Mutator):
         Entering the settle phase fixes the structure, on the budget and rounded
         to the divisor; what trains from then on is exactly what is exported.
         """
-        if not 0 <= progress <= 1:
-            raise ConfigError(f'progress must be in [0, 1], but it is {progress!r}')
-        self.progress = progress
+        self._note_progress(progress)
         if self.phase == 'settle' and not self.settled:
             self.final_mask.copy_(self._fitted())
             self.settled.fill_(True)
@@ -178,7 +175,7 @@ class BaseMutator(Mutator):
         settled = self.settled.expand(len(self.totals))
         return {'whether its structure is fixed': settled, 'its structure as fixed': self.final_mask}
 
-    def _install(self, model: nn.Module, space: SearchSpace) -> Masks:
+    def _make_masks(self, model: nn.Module, space: SearchSpace) -> Masks:
         return Masks(model, space)
 
     @abstractmethod
@@ -204,17 +201,18 @@ class BaseMutator(Mutator):
         keep_ratio, ranks = self._preference()
         return fit_to_budget(self.space, self.metric, self.target, keep_ratio, ranks, self.divisors)
 
-    def _refresh(self) -> None:
-        """Set the masks of the forward pass that begins."""
-        training = self.__dict__['_mode_of'].training and torch.is_grad_enabled()
+    def refresh_masks(self, masks: MaskBank) -> None:  # type: ignore[override]
+        """See :meth:`Mutator.refresh_masks`."""
+        own = masks is self.masks.bank  # a copy of the network is no part of the search
+        training = own and self.__dict__['_mode_of'].training and gradients_wanted()
+        state = (training, self.progress if training else None, masks.device, *self._written())
+        if same_state(masks.state, state):
+            return
         if training and not self.settled:
-            self.masks.set(self._training_mask(), known=self._known_masks())
-            return
-        if training and not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
+            masks.set(self._training_mask(), known=self._known_masks())
+        elif training and not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
             # Frozen weights and a fixed structure: a loss must still have a gradient.
-            self.masks.set(self.hard_mask().to(torch.float32).requires_grad_())
-            return
-        # Nothing is computed again while the structure stays: PyTorch counts the writes to a buffer.
-        token = tuple((id(buffer), buffer._version) for buffer in self.buffers(recurse=False))
-        if self.masks.bank.token != token:
-            self.masks.set(self.hard_mask().to(torch.float32), token)
+            masks.set(self.hard_mask().to(torch.float32).requires_grad_())
+        else:
+            masks.set(self.hard_mask().to(torch.float32), token='hard')
+        masks.state = state

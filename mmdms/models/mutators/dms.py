@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...budgets.project import project_to_budget
-from ...errors import ConfigError
+from ...errors import ConfigError, StructureError
 from ...ops.importance import moving_average, taylor_importance
 from ...ops.topk import hard_mask, normalized_ranks, soft_mask
 from ...registry import MUTATORS
 from ...tracing.search_space import SearchSpace
 from .base import BaseMutator
+from .loop_watch import remedy
 
 SHARPNESS = {'channels': 1.0, 'heads': 4.0, 'depth': 4.0}
 """``lambda`` of the soft mask by kind of unit (DMS)."""
@@ -87,6 +88,7 @@ class DMSMutator(BaseMutator):
         self._gradient: Tensor | None = None  # of the task loss with respect to the masks, summed over micro-batches
         self._steps = 0  # of this process
         self._faults = 0  # steps in a row whose gradient could not be used
+        self._informed = False  # whether any gradient has told elements apart
 
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """See :meth:`BaseMutator.prepare`."""
@@ -109,15 +111,18 @@ class DMSMutator(BaseMutator):
         weights: a step that is skipped (an overflow in mixed precision) moves
         neither, and ``zero_grad`` forgets both.
         """
+        super().attach(optimizer)
+
+    def _add_hooks(self, optimizer: Optimizer) -> None:
         optimizer.register_step_post_hook(self._on_step)
         zero_grad = optimizer.zero_grad
 
         def zero_both(*args: Any, **kwargs: Any) -> None:
-            self._gradient = None
+            if self._follows(optimizer):
+                self._gradient = None
             zero_grad(*args, **kwargs)
 
         optimizer.zero_grad = zero_both  # type: ignore[method-assign]  # optimizers have no hook for it
-        self.attached = True
 
     @torch.no_grad()
     def update(self) -> None:
@@ -134,8 +139,10 @@ class DMSMutator(BaseMutator):
         self._steps += 1
         if self.settled:
             return
+        self.watch.stepped()
         gradient = self._reduced(gradient)
         if gradient is None:
+            self.watch.unmoved(self.__dict__['_mode_of'])
             return
         mask, slope = self._soft_mask_gradient(gradient)
         if self.phase == 'refine':
@@ -151,15 +158,21 @@ class DMSMutator(BaseMutator):
         if self.phase == 'refine':  # blocks are kept or gone for good: nothing is learnt of them any more
             importance = torch.where(self.is_depth[self.unit], self.importance, importance)
         self.importance.copy_(importance)
+        if not self._informed:
+            self._informed = bool(importance.any())
+            if not self._informed:
+                self.watch.without_importance()
         self.velocity.mul_(self.structure_momentum).add_(slope / size.clamp(min=1e-12))
         if self.phase == 'refine':
             self.velocity.masked_fill_(self.is_depth, 0.0)  # what it had of the phase before would move them on
-        rate = self.structure_lr * float(self.progress - self.last_progress)
+        rate = self.structure_lr * max(0.0, float(self.progress - self.last_progress))
         self.last_progress.fill_(self.progress)
         moved = torch.maximum(self.keep_ratio - rate * self.velocity, self.floor).clamp(max=1.0)
         self.keep_ratio.copy_(self._onto_budget(moved))
 
     def _on_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if not self._follows(optimizer):
+            return
         # Fused optimizers are handed a step that overflowed too, with this flag, and skip it themselves.
         skipped = getattr(optimizer, 'found_inf', None)
         if skipped is not None and bool(skipped):
@@ -258,4 +271,10 @@ class DMSMutator(BaseMutator):
         return self.relative_cost(self._soft(self.keep_ratio, self._ranks()))
 
     def _preference(self) -> tuple[Tensor, Tensor]:
+        if not bool(self.importance.any()) and not bool(self.last_progress > 0):
+            raise StructureError(
+                'there is no importance to choose a structure by: '
+                f'{remedy(self.watch, self.attached, self.__dict__["_mode_of"])}. For a structure by the magnitude of '
+                'the weights alone, without training, use mmdms.StructuredDPFMutator'
+            )
         return self.keep_ratio, self._ranks()

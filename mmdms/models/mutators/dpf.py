@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...masking import MaskRefresh
+from ...followed import same_state
 from ...ops.magnitude import largest
 from ...registry import MUTATORS
 from ...utils.agreement import check_agreement
-from ...weight_masks import PrunableWeights, WeightMasks, prunable_weights
+from ...weight_masks import KeptWeights, PrunableWeights, WeightMasks, prunable_weights
 from .reallocation import Reallocation
 
 SCOPES = ('global', 'layer')
@@ -76,14 +76,14 @@ class DPFMutator(Reallocation):
 
     def prepare(self, model: nn.Module, space: PrunableWeights, mode_of: nn.Module | None = None) -> None:
         """See :meth:`Mutator.prepare`."""
+        self._check_free(model)
+        self._install(model, WeightMasks(model, space, self.feedback, self.damped), mode_of)
         self.__dict__['_weights'] = dict(space)  # no parameters of the mutator's own
         self.left = dict(space.left)
         self.shapes = {name: weight.shape for name, weight in space.items()}
         self.sizes = [weight.numel() for weight in space.values()]
         self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
         self.register_buffer('kept', torch.ones(sum(self.sizes), dtype=torch.bool))
-        self.masks = WeightMasks(model, space, self.feedback, self.damped)
-        model.register_forward_pre_hook(MaskRefresh(self._refresh))
 
     @property
     def final_sparsity(self) -> float:
@@ -151,11 +151,12 @@ class DPFMutator(Reallocation):
             self.kept.copy_(found[0] if len(found) == 1 else torch.cat(found))
         self._note_reached(sparsity)
 
-    def _refresh(self) -> None:
-        """Set the masks of the forward pass that begins, unless they are there."""
-        token = (id(self.kept), self.kept.device)
-        if self.masks.token != token:
-            self.masks.set(self.kept_weights(), token)
+    def refresh_masks(self, masks: KeptWeights) -> None:  # type: ignore[override]
+        """See :meth:`Mutator.refresh_masks`."""
+        state = (self.kept, masks.device)  # what is written to it shows in the masks, which are views
+        if not same_state(masks.state, state):
+            masks.set(self.kept_weights())
+            masks.state = state
 
 
 def _words(kept: Tensor) -> Tensor:

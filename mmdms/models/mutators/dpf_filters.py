@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import BudgetError, ConfigError
+from ...followed import same_state
+from ...mask_bank import MaskBank
 from ...masking import Masks
 from ...ops.magnitude import largest
 from ...ops.topk import normalized_ranks
@@ -69,6 +71,13 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """See :meth:`BaseMutator.prepare`."""
         super().prepare(model, space, mode_of)
+        try:
+            self._choose_units(model, space)
+        except (BudgetError, ConfigError):
+            self.remove()  # the network is free for another try
+            raise
+
+    def _choose_units(self, model: nn.Module, space: SearchSpace) -> None:
         read = _read_by_weights(space)
         pruned = torch.tensor([bool(read[space.unit_of_element == unit].all()) for unit in range(len(space.units))])
         pruned &= torch.tensor([unit.kind == 'channels' for unit in space.units])
@@ -100,7 +109,7 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         kept = f'{whole} units stay whole (heads, depth, channels that no weight reads)'
         return f'{super().describe()}; {self.method}, {self.scope}; {kept}'
 
-    def _install(self, model: nn.Module, space: SearchSpace) -> Masks:
+    def _make_masks(self, model: nn.Module, space: SearchSpace) -> Masks:
         return Masks(model, space, self.feedback)
 
     def _hard_mask(self) -> Tensor:
@@ -129,11 +138,12 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         """Elements that stay whatever the budget, boolean, shape (elements,)."""
         return ~self.pruned[self.unit] | (ranks < (self.minimum / self.totals)[self.unit])
 
-    def _refresh(self) -> None:
+    def refresh_masks(self, masks: MaskBank) -> None:  # type: ignore[override]
         """Set the hard masks, in training too, unless they are there."""
-        token = (id(self.final_mask), self.final_mask._version)
-        if self.masks.bank.token != token:
-            self.masks.set(self.final_mask.to(torch.float32), token)
+        state = (self.final_mask, self.final_mask._version, masks.device)
+        if not same_state(masks.state, state):
+            masks.set(self.final_mask.to(torch.float32), token='hard')
+            masks.state = state
 
     def _scores(self) -> Tensor:
         """Root mean square of the weights that read each element, shape (elements,); 0 if it is gone for good."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,14 +11,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ...errors import ConfigError
+from ...followed import Followed
+from ...masking import has_masks, refuse_masks
 from ...utils.checkpoint import SEARCH_VERSION
+from .loop_watch import LoopWatch
 
 
 class Mutator(nn.Module):
     """Masks a network while it trains.
 
     :meth:`survey` and :meth:`prepare` once, :meth:`attach` to the optimizer, then :meth:`set_progress` before every
-    step. The parameters of the network keep their names.
+    step. The parameters of the network keep their names. :meth:`remove` takes the masks off again.
+
+    A copy of the network (``copy.deepcopy``, ``AveragedModel``) follows the search of the original: it always runs
+    under the hard masks of the moment, and teaches the search nothing. A copy of network and mutator together, and
+    what is unpickled, is a search of its own, which no optimizer moves until it is attached.
 
     Args:
         check_ranks_every: in a distributed run, steps between two checks that all processes
@@ -52,6 +60,10 @@ class Mutator(nn.Module):
         self.progress = 0.0
         self.loss_scale = 1.0
         self.attached = False
+        self.watch = LoopWatch()
+        self._optimizer: Any = None  # weak reference to the optimizer that is followed
+        self._known: Any = weakref.WeakSet()  # optimizers that have our hooks
+        self.register_load_state_dict_post_hook(_follow_again)
 
     @classmethod
     def check_schedule(cls, settings: Mapping[str, Any]) -> None:
@@ -91,9 +103,84 @@ class Mutator(nn.Module):
                 mode; ``model`` if None.
         """
 
-    @abstractmethod
     def attach(self, optimizer: Optimizer) -> None:
-        """Follow the steps of ``optimizer``."""
+        """Follow the steps of ``optimizer``, and no longer those of one that was attached before."""
+        self._check_prepared('attach')
+        if optimizer not in self._known:
+            self._known.add(optimizer)
+            self._add_hooks(optimizer)
+        self._optimizer = weakref.ref(optimizer)
+        self.attached = True
+
+    @abstractmethod
+    def _add_hooks(self, optimizer: Optimizer) -> None:
+        """Have an optimizer call this mutator, which asks :meth:`_follows` then."""
+
+    def _follows(self, optimizer: Optimizer) -> bool:
+        return self._optimizer is not None and self._optimizer() is optimizer
+
+    @abstractmethod
+    def refresh_masks(self, masks: Followed) -> None:
+        """Set the masks of the moment, unless they are there.
+
+        Args:
+            masks: those of the network that was prepared, or of a copy of it.
+        """
+
+    def remove(self) -> None:
+        """Take the masks off the network, and follow no optimizer any more.
+
+        Classes, attributes and hooks of the network are again those from before :meth:`prepare`; its parameters, which
+        are the dense ones, and the keys of its state stay. It runs unmasked, as a whole. What was found so far stays in
+        this mutator, so that ``structure()`` and :func:`mmdms.slim` still cut the subnet.
+        """
+        self._check_prepared('remove')
+        self.masks.remove()
+        self.attached, self._optimizer = False, None
+
+    def _install(self, model: nn.Module, masks: Any, mode_of: nn.Module | None) -> None:
+        """Have masks that are on a network follow this mutator."""
+        self.masks = masks
+        # In __dict__: the network is no part of the mutator's own state.
+        self.__dict__['_model'] = model
+        self.__dict__['_mode_of'] = mode_of or model
+        masks.follow(self)
+
+    def _check_prepared(self, call: str) -> None:
+        if 'masks' not in self.__dict__:
+            raise ConfigError(f'call {type(self).__name__}.prepare(model, space) before {call}()')
+
+    def _check_free(self, model: nn.Module) -> None:
+        """Raise ``ConfigError`` if a network or this mutator is taken."""
+        refuse_masks(model)
+        if 'masks' in self.__dict__ and has_masks(self.__dict__['_model']):
+            raise ConfigError(
+                f'this {type(self).__name__} holds the masks of another network: take one mutator per network, or call '
+                'its remove() first'
+            )
+
+    def _note_progress(self, progress: float) -> None:
+        self._check_prepared('set_progress')
+        if not 0 <= progress <= 1:
+            raise ConfigError(f'progress must be in [0, 1], but it is {progress!r}')
+        if not self.settled:
+            self.watch.progressed(progress, self.attached, self.__dict__['_model'])
+        self.progress = progress
+        self.masks.bank.release()
+
+    def _written(self) -> tuple[Any, ...]:
+        """The tensors of this mutator's state, and how often each was written."""
+        buffers = self._buffers.values()
+        return *buffers, *(buffer._version for buffer in buffers)  # type: ignore[union-attr]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy follows no optimizer.
+        return {**self.__dict__, '_optimizer': None, '_known': weakref.WeakSet(), 'attached': False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if 'masks' in self.__dict__:
+            self.masks.bank.source = self  # of a network that was copied together with this mutator
 
     @abstractmethod
     def set_progress(self, progress: float) -> None:
@@ -114,3 +201,9 @@ class Mutator(nn.Module):
     @abstractmethod
     def describe_structure(self) -> str:
         """One line about what was removed, once it is settled."""
+
+
+def _follow_again(module: nn.Module, incompatible_keys: Any) -> None:
+    assert isinstance(module, Mutator)
+    if 'masks' in module.__dict__:
+        module.masks.bank.release()

@@ -92,9 +92,11 @@ class Reallocation(Mutator):
 
     def attach(self, optimizer: Optimizer) -> None:
         """See :meth:`Mutator.attach`; a step that is skipped (an overflow in mixed precision) does not count."""
+        super().attach(optimizer)
+
+    def _add_hooks(self, optimizer: Optimizer) -> None:
         optimizer.register_step_pre_hook(self._before_step)
         optimizer.register_step_post_hook(self._after_step)
-        self.attached = True
 
     @torch.no_grad()
     def set_progress(self, progress: float) -> None:
@@ -102,9 +104,7 @@ class Reallocation(Mutator):
 
         Masks are found anew where it is time for it. In a distributed run every process must call this.
         """
-        if not 0 <= progress <= 1:
-            raise ConfigError(f'progress must be in [0, 1], but it is {progress!r}')
-        self.progress = progress
+        self._note_progress(progress)
         if self.settled or self.method == 'snip':
             return
         if self.schedule.phase(progress) == 'settle':
@@ -172,7 +172,7 @@ class Reallocation(Mutator):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        if self.method != 'snip' or self.settled or _skipped(optimizer):
+        if not self._follows(optimizer) or self.method != 'snip' or self.settled or _skipped(optimizer):
             return
         self._settle()
         for group in optimizer.param_groups:
@@ -180,8 +180,10 @@ class Reallocation(Mutator):
                 parameter.grad = None  # an optimizer leaves such parameters, and what it keeps of them, alone
 
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        if _skipped(optimizer):
+        if not self._follows(optimizer) or _skipped(optimizer):
             return
+        if not self.settled:
+            self.watch.stepped()
         self._steps += 1
         self.steps.fill_(self._steps)
         if self.check_ranks_every and self._steps % self.check_ranks_every == 0:

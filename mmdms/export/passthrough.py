@@ -1,0 +1,124 @@
+"""What stands where a block was removed."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..copying import copy_network
+from ..made_classes import RECIPE, reduce_made
+
+
+class Passthrough(nn.Module):
+    """Returns the first argument that it is called with, or the first few in a tuple, as the block did.
+
+    Some networks read attributes of their blocks (``nn.TransformerEncoder`` reads ``layers[0].self_attn``): those of
+    the removed block are found here too, with empty tensors for weights. They are in no ``state_dict`` and cost
+    nothing. Methods of the block are not: they could not compute anything.
+
+    Args:
+        streams: arguments that are passed on.
+        in_tuple: whether one argument comes in a tuple too.
+    """
+
+    def __init__(self, streams: int = 1, in_tuple: bool = False) -> None:
+        super().__init__()
+        self.streams = streams
+        self.in_tuple = in_tuple or streams > 1
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the first argument as it is, or a tuple of the first few."""
+        given = (*args, *kwargs.values())
+        return given[: self.streams] if self.in_tuple else given[0]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            block = self.__dict__.get(_BLOCK)
+            if block is None or name.startswith('__'):
+                raise
+            value = getattr(block, name, _MISSING)
+            if value is _MISSING or inspect.ismethod(value):
+                raise
+            return value
+
+    def train(self, mode: bool = True) -> Passthrough:
+        """As of any module."""
+        super().train(mode)
+        if _BLOCK in self.__dict__:
+            self.__dict__[_BLOCK].train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Passthrough:
+        super()._apply(fn, recurse)
+        if _BLOCK in self.__dict__:
+            self.__dict__[_BLOCK]._apply(fn, recurse)
+        return self
+
+
+_BLOCK = '_mmdms_block'
+_MISSING = object()
+
+
+def pass_through(block: nn.Module, streams: int = 1, in_tuple: bool = False) -> Passthrough:
+    """What takes the place of a block.
+
+    Args:
+        block: it is not changed.
+        streams, in_tuple: see :class:`Passthrough`.
+    """
+    signature = _signature(block, streams)
+    kind = Passthrough if signature is None else _passthrough_class(Passthrough, signature, streams, in_tuple)
+    standing = kind(streams, in_tuple)
+    standing.__dict__[_BLOCK] = _without_weights(block)
+    return standing.train(block.training)
+
+
+def _without_weights(block: nn.Module) -> nn.Module:
+    """A copy of a block whose tensors are empty."""
+    memo: dict[int, Any] = {}
+    for module in block.modules():
+        plain = [value for value in module.__dict__.values() if isinstance(value, Tensor)]
+        for tensor in (*module._parameters.values(), *module._buffers.values(), *plain):
+            if tensor is not None:
+                empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+                memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    return copy_network(block, memo)
+
+
+# ---- a class whose forward has the arguments of the block's, so that torch.jit.script can read it ------------------
+
+
+def _signature(block: nn.Module, streams: int) -> str | None:
+    """Arguments of a block's forward as ``torch.jit.script`` reads them; None if it can read none such."""
+    try:
+        parameters = list(inspect.signature(block.forward).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    fixed = all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
+    if not fixed or len([p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]) < streams:
+        return None
+    given, others = parameters[:streams], parameters[streams:]  # TorchScript knows no argument by keyword alone
+    return ', '.join([*(f'{p.name}: Tensor' for p in given), *(f'{p.name}: Any = None' for p in others)])
+
+
+def _passthrough_class(
+    base: type[Passthrough], signature: str, streams: int, in_tuple: bool
+) -> type[Passthrough]:
+    names = [part.partition(':')[0] for part in signature.split(', ')[:streams]]
+    result = f'({", ".join(names)},)' if in_tuple else names[0]
+    source = f'def forward(self, {signature}):\n    return {result}\n'
+    file = f'<mmdms passthrough {signature}, {streams}, {in_tuple}>'
+    # TorchScript asks Python for the source of a function, and Python looks here.
+    linecache.cache[file] = len(source), None, source.splitlines(True), file
+    names_known: dict[str, Any] = {'Tensor': Tensor, 'Any': Any, '__name__': __name__}
+    exec(compile(source, file, 'exec'), names_known)
+    recipe = _passthrough_class, base, signature, streams, in_tuple
+    namespace = dict(forward=names_known['forward'], __module__=__name__, __reduce_ex__=reduce_made)
+    return type(base.__name__, (base,), {**namespace, RECIPE: recipe})
