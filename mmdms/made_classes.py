@@ -13,7 +13,8 @@ RECIPE = '_mmdms_recipe'
 
 def reduce_made(module: nn.Module, protocol: Any) -> Any:
     """``__reduce_ex__`` of such a class, which no module holds under its name: pickle writes its recipe instead."""
-    function, arguments, *rest = object.__reduce_ex__(module, protocol)
+    reduced: Any = object.__reduce_ex__(module, protocol)
+    function, arguments, *rest = reduced
     if function is not copyreg.__newobj__:  # type: ignore[attr-defined]
         return function, arguments, *rest  # the base class has a way of its own
     return _make_instance, (_recipe_of(type(module)),), *rest

@@ -99,7 +99,7 @@ class MaskBank(Followed):
             self._masks = gather_masks(self.values, self._index, [len(index) for index in self._indices])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:
-        # Masks of a training step hang on a graph, which cannot be copied: the copy gets plain values, or asks for them.
+        # Masks of a training step hang on a graph, which cannot be copied: the copy asks for its own, or gets values.
         copied = MaskBank()
         memo[id(self)] = copied
         copied._places, copied._indices = dict(self._places), list(self._indices)

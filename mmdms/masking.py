@@ -22,7 +22,7 @@ from .adapters.base import MASKS as INNER_MASKS
 from .adapters.base import adapt, unadapt
 from .copying import copy_network
 from .errors import ConfigError, StructureError
-from .followed import Followed, MaskSource, NetworkCall, follow
+from .followed import MaskSource, NetworkCall, follow
 from .made_classes import RECIPE, reduce_made
 from .mask_bank import MaskBank
 from .ops.feedback import feedback
@@ -293,21 +293,23 @@ def remove_masks(model: nn.Module) -> None:
             module.__class__ = base
             for key in [k for k in module.__dict__ if k.startswith(_PREFIX)]:
                 del module.__dict__[key]
-        for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for handle in [h for h, hook in hooks.items() if isinstance(hook, (BlockGate, NetworkCall))]:
-                del hooks[handle]
-                module._forward_hooks_always_called.pop(handle, None)
+        for handle in _own_hooks(module):
+            for hooks in (module._forward_hooks, module._forward_pre_hooks, module._forward_hooks_always_called):
+                hooks.pop(handle, None)  # type: ignore[attr-defined]
     unadapt(model)
 
 
 def has_masks(model: nn.Module) -> bool:
     """Whether a network, or a part of it, carries masks."""
     return any(
-        hasattr(type(module), '_mmdms_base')
-        or INNER_MASKS in module.__dict__
-        or any(isinstance(h, (BlockGate, NetworkCall)) for h in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()))
+        hasattr(type(module), '_mmdms_base') or INNER_MASKS in module.__dict__ or _own_hooks(module)
         for module in model.modules()
     )
+
+
+def _own_hooks(module: nn.Module) -> list[int]:
+    hooks = {**module._forward_hooks, **module._forward_pre_hooks}
+    return [handle for handle, hook in hooks.items() if isinstance(hook, (BlockGate, NetworkCall))]
 
 
 def refuse_masks(model: nn.Module) -> None:
@@ -321,28 +323,20 @@ def refuse_masks(model: nn.Module) -> None:
 
 def check_fits(space: SearchSpace, model: nn.Module) -> None:
     """Raise ``StructureError`` unless a search space is one of this network."""
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-    modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
-    needed = {mask.module for mask in space.inner} | {name for group in space.blocks.values() for name in group}
+    other = f'the search space is of another network, as this {type(model).__name__} has'
+    remedy = 'give the network that build_search_space was given'
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
     for axis in space.axes:
         tensor = tensors.get(axis.parameter)
-        if tensor is None or axis.dim >= tensor.dim() or tensor.size(axis.dim) != len(axis.elements):
-            found = 'none of that name' if tensor is None else f'one of shape {tuple(tensor.shape)}'
+        if tensor is None:
+            raise StructureError(f'{other} no tensor {axis.parameter!r}; {remedy}')
+        if axis.dim >= tensor.dim() or tensor.size(axis.dim) != len(axis.elements):
             raise StructureError(
-                f'the search space is of another network: it has a tensor {axis.parameter!r} with {len(axis.elements)} '
-                f'positions along dimension {axis.dim}, and this {type(model).__name__} has {found}; give the network '
-                'that build_search_space was given'
+                f'{other} a tensor {axis.parameter!r} of shape {tuple(tensor.shape)}, of which dimension {axis.dim} '
+                f'should be {len(axis.elements)}; {remedy}'
             )
-    for name in sorted(needed - modules):
-        raise StructureError(
-            f'the search space is of another network: this {type(model).__name__} has no module {name!r}; give the '
-            'network that build_search_space was given'
-        )
-
-
-def without_masks(model: nn.Module, share_tensors: bool = False) -> nn.Module:
-    """A copy of a network, plain again; on request it shares its parameters and buffers with the original."""
-    tensors = [*model.parameters(), *model.buffers()] if share_tensors else []
-    copied = copy_network(model, {id(tensor): tensor for tensor in tensors})
-    remove_masks(copied)
-    return copied
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    for name in (*(mask.module for mask in space.inner), *(name for group in space.blocks.values() for name in group)):
+        if name not in modules:
+            raise StructureError(f'{other} no module {name!r}; {remedy}')

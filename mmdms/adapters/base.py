@@ -169,9 +169,7 @@ def forward_adapter(kind: type[nn.Module]) -> tuple[AnyAdapter, type[nn.Module]]
     return found
 
 
-def adapt(
-    model: nn.Module, masked: bool = False, only: AnyAdapter | None = None, undoable: bool = False
-) -> None:
+def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None, undoable: bool = False) -> None:
     """Give every module of ``model`` that needs it the forward of its adapter, in place.
 
     Names, parameters and ``isinstance`` relations stay as they are. A module

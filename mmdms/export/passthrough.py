@@ -108,9 +108,7 @@ def _signature(block: nn.Module, streams: int) -> str | None:
     return ', '.join([*(f'{p.name}: Tensor' for p in given), *(f'{p.name}: Any = None' for p in others)])
 
 
-def _passthrough_class(
-    base: type[Passthrough], signature: str, streams: int, in_tuple: bool
-) -> type[Passthrough]:
+def _passthrough_class(base: type[Passthrough], signature: str, streams: int, in_tuple: bool) -> type[Passthrough]:
     names = [part.partition(':')[0] for part in signature.split(', ')[:streams]]
     result = f'({", ".join(names)},)' if in_tuple else names[0]
     source = f'def forward(self, {signature}):\n    return {result}\n'

@@ -32,7 +32,7 @@ class LoopWatch:
 
         Args:
             progress: in [0, 1].
-            attached: whether the mutator follows an optimizer.
+            attached: whether the mutator is attached to an optimizer.
             model: the network with the masks.
         """
         if self._progress is not None and progress < self._progress:
@@ -41,12 +41,13 @@ class LoopWatch:
                 f'the progress of the search went back from {self._progress:g} to {progress:g}: the structure stays '
                 'until it is ahead again; give set_progress() the share of the run that is done, step / steps',
             )
-        if not attached and not self.steps:
+        if not self.steps:
             written = sum(parameter._version for parameter in model.parameters())
             if self._progress is not None and progress > self._progress and written != self._written:
+                seen = 'the optimizer that it is attached to has taken no step' if attached else 'it saw no step'
                 self._say(
                     'attach',
-                    'the weights of the network have changed, and the mutator saw no step: call '
+                    f'the weights of the network have changed, and the structure has not: {seen}; call '
                     'mutator.attach(optimizer) with the optimizer that trains them, before the loop',
                 )
             self._written = written
@@ -83,8 +84,8 @@ class LoopWatch:
             kind = type(mode_of).__name__
             self._say(
                 'mode',
-                f'{start}the network is in evaluation mode ({kind}.training is False), where masks are hard and learn '
-                'nothing; call train() of the network before you train it',
+                f'{start}the network is in evaluation mode ({kind}.training is False), where masks learn nothing; '
+                'call train() of the network before you train it',
             )
             return
         self._say(
@@ -110,11 +111,8 @@ class LoopWatch:
 def remedy(watch: LoopWatch, attached: bool, mode_of: Any) -> str:
     """What is missing in a loop that has gathered no importance."""
     if not watch.steps:
-        return (
-            'the mutator saw no step of an optimizer. Call mutator.attach(optimizer) before the loop'
-            if not attached
-            else 'its optimizer took no step yet'
-        )
+        seen = 'the optimizer that the mutator is attached to took' if attached else 'the mutator saw'
+        return f'{seen} no step. Call mutator.attach(optimizer) with the optimizer that trains the weights'
     mode = 'in evaluation mode' if not mode_of.training else 'in training mode'
     return (
         f'in {watch.steps} steps no gradient reached the masks (the network is {mode} now). Train the network that '

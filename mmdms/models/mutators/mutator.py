@@ -131,8 +131,8 @@ class Mutator(nn.Module):
         """Take the masks off the network, and follow no optimizer any more.
 
         Classes, attributes and hooks of the network are again those from before :meth:`prepare`; its parameters, which
-        are the dense ones, and the keys of its state stay. It runs unmasked, as a whole. What was found so far stays in
-        this mutator, so that ``structure()`` and :func:`mmdms.slim` still cut the subnet.
+        are the dense ones, and the keys of its state stay. It runs unmasked. What was found so far stays in this
+        mutator, so that ``structure()`` and :func:`mmdms.slim` still cut the subnet.
         """
         self._check_prepared('remove')
         self.masks.remove()
@@ -155,8 +155,8 @@ class Mutator(nn.Module):
         refuse_masks(model)
         if 'masks' in self.__dict__ and has_masks(self.__dict__['_model']):
             raise ConfigError(
-                f'this {type(self).__name__} holds the masks of another network: take one mutator per network, or call '
-                'its remove() first'
+                f'this {type(self).__name__} holds the masks of another network: take one mutator per network, or '
+                'call its remove() first'
             )
 
     def _note_progress(self, progress: float) -> None:
@@ -175,10 +175,10 @@ class Mutator(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy follows no optimizer.
-        return {**self.__dict__, '_optimizer': None, '_known': weakref.WeakSet(), 'attached': False}
+        return {**self.__dict__, '_optimizer': None, '_known': None, 'attached': False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__({**state, '_known': weakref.WeakSet()})
         if 'masks' in self.__dict__:
             self.masks.bank.source = self  # of a network that was copied together with this mutator
 
