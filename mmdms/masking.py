@@ -295,7 +295,7 @@ def remove_masks(model: nn.Module) -> None:
                 del module.__dict__[key]
         for handle in _own_hooks(module):
             for hooks in (module._forward_hooks, module._forward_pre_hooks, module._forward_hooks_always_called):
-                hooks.pop(handle, None)  # type: ignore[attr-defined]
+                hooks.pop(handle, None)
     unadapt(model)
 
 
@@ -340,3 +340,11 @@ def check_fits(space: SearchSpace, model: nn.Module) -> None:
     for name in (*(mask.module for mask in space.inner), *(name for group in space.blocks.values() for name in group)):
         if name not in modules:
             raise StructureError(f'{other} no module {name!r}; {remedy}')
+
+
+def without_masks(model: nn.Module, share_tensors: bool = False) -> nn.Module:
+    """A copy of a network, plain again; on request it shares its parameters and buffers with the original."""
+    tensors = [*model.parameters(), *model.buffers()] if share_tensors else []
+    copied = copy_network(model, {id(tensor): tensor for tensor in tensors})
+    remove_masks(copied)
+    return copied
