@@ -73,6 +73,7 @@ def pass_through(block: nn.Module, streams: int = 1, in_tuple: bool = False) -> 
         block: it is not changed.
         streams, in_tuple: see :class:`Passthrough`.
     """
+    in_tuple = in_tuple or streams > 1
     signature = _signature(block, streams)
     kind = Passthrough if signature is None else _passthrough_class(Passthrough, signature, streams, in_tuple)
     standing = kind(streams, in_tuple)
