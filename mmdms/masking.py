@@ -232,7 +232,7 @@ class Masks:
             installed[mask.name] = ModuleMaskValue(self.bank, mask.elements)
         wanted: dict[str, list[tuple[int, Tensor]]] = {}
         for axis in space.axes:
-            if axis.role == 'in' and bool((axis.elements != FIXED).any()):
+            if (axis.role == 'in' or axis.masked) and bool((axis.elements != FIXED).any()):
                 wanted.setdefault(axis.parameter, []).append((axis.dim, axis.elements))
         gates: dict[str, int] = {}
         for element, group in space.blocks.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from ..registry import ADAPTERS
@@ -10,18 +12,33 @@ from .base import Adapter
 Shapes = dict[str, tuple[int, ...]]
 
 
+def weight_shape(layer: nn.Module) -> tuple[int, ...]:
+    """Shape of the weight of a layer, which may be computed from parameters (a weight norm, a parametrisation)."""
+    own: dict[str, Any] = layer._parameters
+    parametrised: Any = getattr(layer, 'parametrizations', {})
+    if 'weight' in parametrised:
+        own = parametrised['weight']._parameters
+    else:
+        own = {name: own[name] for name in ('weight', 'weight_orig', 'weight_v') if own.get(name) is not None}
+    # Of a norm and a direction, the direction has the shape of the weight.
+    found: Any = max(own.values(), key=Tensor.numel) if own else layer.weight
+    return tuple(found.shape)
+
+
 @ADAPTERS.register_module()
 class ConvAdapter(Adapter):
     """Convolutions of any number of dimensions, plain, grouped, depthwise and transposed."""
 
     adapts = nn.modules.conv._ConvNd
     groups: int
+    in_channels: int
+    out_channels: int
 
     def resized(self, old: Shapes) -> None:
         """Channels follow the weight; the groups of a depthwise convolution follow its channels."""
-        first, second = self.weight.shape[:2]
-        if self.groups > 1 and old['weight'][1] == 1:
-            self.groups = first // (old['weight'][0] // self.groups)
+        first, second = weight_shape(self)[:2]
+        if self.groups > 1 and self.groups == self.in_channels:
+            self.groups = first if self.transposed else first // (self.out_channels // self.groups)
         if self.transposed:
             self.in_channels, self.out_channels = first, second * self.groups
         else:
@@ -36,7 +53,7 @@ class LinearAdapter(Adapter):
 
     def resized(self, old: Shapes) -> None:
         """Features follow the weight."""
-        self.out_features, self.in_features = self.weight.shape
+        self.out_features, self.in_features = weight_shape(self)
 
 
 @ADAPTERS.register_module()

@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .calls import Call
+from .computed import ComputedWeight
 from .labels import MANY, compact, named
+
+
+@dataclass
+class Pending:
+    """An operation whose rule waits until somebody asks for its labels: call, running module, number of the output."""
+
+    call: Call
+    module: str
+    place: int
 
 
 @dataclass
@@ -20,6 +31,8 @@ class Record:
     labels: Tensor
     identities: frozenset[str] = frozenset()  # blocks whose input this tensor still carries
     extent: Tensor | None = None  # labels as they were before an adapter hid some: what the tensor's size follows
+    computed: ComputedWeight | None = None  # of a tensor that is computed from parameters
+    pending: Pending | None = None  # what tells its labels, once they are asked for
 
 
 class Book:

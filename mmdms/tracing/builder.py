@@ -58,7 +58,10 @@ class SearchSpaceBuilder:
             units.append(UnitInfo(name, 'depth', len(run)))
 
         trace = self.trace
-        axes = [ParameterAxis(a.parameter, a.dim, a.role, self._of(element, a.labels)) for a in trace.axes.values()]
+        axes = [
+            ParameterAxis(a.parameter, a.dim, a.role, self._of(element, a.labels), a.masked)
+            for a in trace.axes.values()
+        ]
         sizes = [ModuleSize(*key, self._of(element, size.labels), size.values) for key, size in trace.sizes.items()]
         inner = [ModuleMask(*key, self._of(element, mask.labels)) for key, mask in trace.inner.items()]
         space = SearchSpace(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -33,6 +33,17 @@ class Call:
         if position < len(self.args):
             return self.args[position]
         return self.kwargs.get(name, default)
+
+
+def without_values(call: Call) -> Call:
+    """The same call, its results as shapes alone: who keeps it does not keep them alive."""
+
+    def shape(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device='meta')
+
+    return Call(call.func, call.args, call.kwargs, tree_map(shape, call.out))
 
 
 Rule = Callable[['Tracer', Call], Any]

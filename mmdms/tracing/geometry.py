@@ -25,7 +25,7 @@ from .records import Trace
 aten = torch.ops.aten
 
 SKIPPED = {
-    aten.convolution, aten.addmm, aten.mm, aten.bmm, aten.baddbmm,
+    aten.convolution, aten.addmm, aten.mm, aten.mv, aten.bmm, aten.baddbmm,
     aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training,
     aten.native_layer_norm, aten.native_group_norm,
 }  # fmt: skip

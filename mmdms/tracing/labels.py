@@ -168,7 +168,8 @@ class LabelStore:
         carries elements at some positions and none at others keeps the element.
         """
         size = labels.size(dim)
-        columns = compact(labels).movedim(dim, 0).flatten(1)
+        columns = compact(labels).movedim(dim, 0)
+        columns = columns.reshape(len(columns), -1)
         first = columns.amax(1) if columns.size(1) > 1 else columns[:, 0]
         if columns.size(1) > 1:
             self.unify(first[:, None], columns)

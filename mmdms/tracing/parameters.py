@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+
+def layer_of(parameter: str) -> str:
+    """Name of the module that a parameter belongs to; of a parametrised weight the layer, not its parametrisation."""
+    return re.sub(r'(^|\.)parametrizations\..*', '', parameter.rpartition('.')[0])
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,14 @@ class ParameterIndex:
 
     def __init__(self, model: nn.Module) -> None:
         self._by_storage: dict[int, list[tuple[str, Tensor]]] = {}
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        self._values = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for name, tensor in self._values.items():
             if tensor.numel():
                 self._by_storage.setdefault(tensor.untyped_storage().data_ptr(), []).append((name, tensor))
+
+    def value(self, name: str) -> Tensor:
+        """The parameter or buffer of a name."""
+        return self._values[name]
 
     def owner(self, tensor: Tensor) -> tuple[str, Tensor] | None:
         """Name and value of the parameter whose memory ``tensor`` shows, if any."""

@@ -16,7 +16,8 @@ class Axis:
 
     ``role`` is ``'in'`` where the parameter contracts over the elements (so a
     mask on this dimension removes them), ``'out'`` where it produces them, and
-    ``'through'`` where it acts on each of them separately.
+    ``'through'`` where it acts on each of them separately. An axis may be ``masked``
+    in another role than ``'in'``, where a norm of a weight must not see what is gone.
     """
 
     parameter: str
@@ -24,6 +25,7 @@ class Axis:
     labels: Tensor
     role: str
     module: str
+    masked: bool = False
 
 
 @dataclass

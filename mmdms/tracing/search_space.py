@@ -25,13 +25,14 @@ class ParameterAxis:
     ``elements``, shape (positions, factors), holds the indices of the elements
     that must all stay for a position to stay, ``FIXED`` where there are none:
     one factor, or two where heads times width are laid out along the dimension.
-    ``role`` is that of :class:`mmdms.tracing.records.Axis`.
+    ``role`` and ``masked`` are those of :class:`mmdms.tracing.records.Axis`.
     """
 
     parameter: str
     dim: int
     role: str
     elements: Tensor
+    masked: bool = False
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,13 +13,14 @@ from torch.utils._pytree import tree_flatten
 
 from ..example_call import ExampleCall, Inputs
 from ..trees import tensors_of
-from .book import Book, Record, grad_fn
+from .book import Book, Pending, Record, grad_fn
 from .branches import BranchFinder
-from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise
+from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise, without_values
+from .computed import ComputedWeight, of_parameter
 from .geometry import COSTED, work
 from .hints import tracing
 from .labels import FreezeReason, LabelStore, canonical, no_labels
-from .parameters import ParameterIndex
+from .parameters import ParameterIndex, layer_of
 from .records import Axis, CostTerm, Operation, Trace
 from .watch import Watcher
 
@@ -41,6 +42,7 @@ class Tracer(TorchDispatchMode):
         self.book = Book()
         self.branches = BranchFinder(self.parameters)
         self._watcher = Watcher(model, self)
+        self._own_axes: dict[tuple[str, int], Tensor] = {}
 
     # ---- what rules ask and say -------------------------------------------------
 
@@ -52,11 +54,19 @@ class Tracer(TorchDispatchMode):
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
         record = self.book.get(tensor)
+        if record is not None and record.pending is not None:
+            self._settle(record)
         if record is not None and not self.book.is_unseen(tensor):
             return record.labels
         if self.parameters.owner(tensor) is None:
             self._guard(tensor)
         return no_labels(tensor.shape)
+
+    def notice(self, tensor: Tensor) -> None:
+        """Freeze what an operation read that the dispatcher cannot see, if one made this tensor."""
+        record = self.book.get(tensor)
+        if record is None or record.pending is None:
+            self.labels(tensor)
 
     def elementwise_labels(self, tensor: Tensor) -> Tensor:
         """Labels of an operand whose values are kept apart; a parameter's elements get labels of their own."""
@@ -74,6 +84,25 @@ class Tracer(TorchDispatchMode):
         own = self.trace.elementwise[name][0]
         return own.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - parameter.storage_offset())
 
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter or buffer, or computed from such."""
+        record = self.book.get(tensor)
+        return self.parameters.owner(tensor) is not None or (record is not None and record.computed is not None)
+
+    def computed(self, tensor: Tensor) -> ComputedWeight | None:
+        """How a tensor follows the parameters that it is computed from; None if it does in no way known here."""
+        record = self.book.get(tensor)
+        return record.computed if record is not None and record.computed is not None else of_parameter(self, tensor)
+
+    def own_axis(self, parameter: str, dim: int) -> Tensor:
+        """Labels along a dimension of a parameter, whether a layer has used it yet or not."""
+        known = self.known_axis(parameter, dim)
+        if known is not None:
+            return known
+        if (parameter, dim) not in self._own_axes:
+            self._own_axes[parameter, dim] = self.store.fresh(self.parameters.value(parameter).size(dim))
+        return self._own_axes[parameter, dim]
+
     def opaque(self, tensor: Tensor, reason: str) -> None:
         """State that an operation uses a parameter in a way that nobody here understands: it keeps its size."""
         owner = self.parameters.owner(tensor)
@@ -84,12 +113,13 @@ class Tracer(TorchDispatchMode):
         """Freeze elements, naming the running module."""
         self.store.freeze(labels, FreezeReason(self.module, reason))
 
-    def axis(self, parameter: str, dim: int, labels: Tensor, role: str) -> None:
-        """State that dimension ``dim`` of ``parameter`` follows ``labels``."""
+    def axis(self, parameter: str, dim: int, labels: Tensor, role: str, masked: bool = False) -> None:
+        """State that dimension ``dim`` of ``parameter`` follows ``labels``; the rest as of :class:`Axis`."""
         known = self.trace.axes.get((parameter, dim))
         if known is None:
-            self.trace.axes[parameter, dim] = Axis(parameter, dim, labels, role, parameter.rpartition('.')[0])
+            self.trace.axes[parameter, dim] = Axis(parameter, dim, labels, role, layer_of(parameter), masked)
             return
+        known.masked |= masked
         # A weight used by several calls is one weight: what it sees unifies over the calls.
         self.store.unify(known.labels, labels)
         lonely = (known.labels == 0) != (labels == 0)
@@ -177,28 +207,46 @@ class Tracer(TorchDispatchMode):
 
     def _follow(self, call: Call) -> None:
         packet = call.func.overloadpacket
-        handler = RULES.get(packet)
+        before = len(self.trace.costs)
+        computed = RULES['computed'](self, call)
+        result = [] if computed is not None else self._rule(call)
+        if packet in COSTED:
+            costs = range(before, len(self.trace.costs))
+            self.trace.operations.append(Operation(packet, work(packet, call.args, call.out), costs))
+        identities = self._identities(call)
+        outputs = tree_flatten(call.out)[0]
+        padded = [*result, *[None] * (len(outputs) - len(result))]
+        for place, (tensor, labels) in enumerate(zip(outputs, padded, strict=False)):
+            if isinstance(tensor, Tensor):
+                self._write(call, tensor, no_labels(tensor.shape) if labels is None else labels, identities)
+                if computed is not None:
+                    record = self.book[tensor]
+                    record.computed, record.pending = computed, Pending(without_values(call), self.module, place)
+        if isinstance(call.out, Tensor):
+            self.book[call.out].extent = self._extent(call)
+
+    def _rule(self, call: Call) -> Sequence[Tensor | None]:
+        """Labels of what a call gives, by the rule of its operation."""
+        handler = RULES.get(call.func.overloadpacket)
         if handler is None and is_pointwise(call.func):
             handler = RULES['pointwise']
         if handler is None:
             self._freeze_unknown(call)
-            result = None
-        else:
-            before = len(self.trace.costs)
-            result = handler(self, call)
-            if packet in COSTED:
-                costs = range(before, len(self.trace.costs))
-                self.trace.operations.append(Operation(packet, work(packet, call.args, call.out), costs))
-        if not isinstance(result, (list, tuple)):
-            result = [result]
-        identities = self._identities(call)
-        outputs = tree_flatten(call.out)[0]
-        padded = [*result, *[None] * (len(outputs) - len(result))]
-        for tensor, labels in zip(outputs, padded, strict=False):
-            if isinstance(tensor, Tensor):
-                self._write(call, tensor, no_labels(tensor.shape) if labels is None else labels, identities)
-        if isinstance(call.out, Tensor):
-            self.book[call.out].extent = self._extent(call)
+            return []
+        result = handler(self, call)
+        return result if isinstance(result, (list, tuple)) else [result]
+
+    def _settle(self, record: Record) -> None:
+        """Labels of a computed weight that is used as something else than the weight of a layer."""
+        pending, record.pending = record.pending, None
+        assert pending is not None
+        before = len(self.trace.costs)
+        with self._watcher.inside(pending.module):
+            result = self._rule(pending.call)
+        del self.trace.costs[before:]  # they were counted when it ran
+        labels = result[pending.place] if pending.place < len(result) else None
+        if labels is not None:
+            record.labels = canonical(self.store.simplify(labels))
 
     def _write(self, call: Call, tensor: Tensor, labels: Tensor, identities: frozenset[str]) -> None:
         if tuple(labels.shape) != tuple(tensor.shape):

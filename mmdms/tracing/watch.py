@@ -33,6 +33,15 @@ class Watcher:
         return self._path[-1] if self._path else ''
 
     @contextmanager
+    def inside(self, module: str) -> Iterator[None]:
+        """As if a module were running."""
+        self._path.append(module)
+        try:
+            yield
+        finally:
+            self._path.pop()
+
+    @contextmanager
     def watching(self) -> Iterator[None]:
         """Keep hooks on every module of the network."""
         with ExitStack() as stack:
@@ -69,7 +78,7 @@ class Watcher:
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
                 with _disable_current_modes():
-                    self._tracer.labels(output)  # an invisible operation is reported under the module that ran it
+                    self._tracer.notice(output)  # an invisible operation is reported under the module that ran it
             self._path.pop()
             if in_row:
                 self._tracer.branches.leave(name, output)

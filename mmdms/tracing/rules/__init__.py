@@ -1,5 +1,5 @@
 """How labels pass through aten operations; importing this package registers all rules."""
 
-from . import elementwise, movement, reduction, sites
+from . import computed, convolutions, elementwise, movement, norms, products, reduction
 
-__all__ = ['elementwise', 'movement', 'reduction', 'sites']
+__all__ = ['computed', 'convolutions', 'elementwise', 'movement', 'norms', 'products', 'reduction']

@@ -21,6 +21,7 @@ aten = torch.ops.aten
     aten.var,
     aten.std,
     aten.var_mean,
+    aten.std_mean,
     aten.max,
     aten.min,
     aten.linalg_vector_norm,
