@@ -20,6 +20,7 @@ from . import norms as norms
 from . import repmlp as repmlp
 from . import roi as roi
 from . import shuffle as shuffle
+from . import standardised as standardised
 from . import swin as swin
 from . import tnt as tnt
 from . import twins as twins
