@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mmpretrain.models.utils.attention import MultiheadAttention
 from tiny import assert_parity, image, reasons
@@ -99,6 +99,10 @@ step = st.tuples(st.sampled_from(STEPS), st.integers(0, 1), st.integers(0, 1))
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(step, min_size=1, max_size=8), st.integers(0, 99))
+@example([*[('conv', 0, 0)] * 4, ('shuffle', 0, 0)], 0)  # two channels, seen as two parts of one
+@example([*[('conv', 0, 0)] * 3, ('conv', 1, 0), ('shuffle', 1, 0)], 0)
+@example([('groups_norm', 0, 0), ('cat', 0, 0), ('shuffle', 0, 0), ('shuffle', 0, 0)], 0)  # aaaabbbb, in two parts
+@example([('groups_norm', 0, 0), ('cat', 0, 1), ('shuffle', 0, 0), ('shuffle', 0, 0)], 0)
 def test_random_networks(steps, seed):
     torch.manual_seed(seed)
     net = RandomNet(steps)

@@ -36,13 +36,16 @@ def view(t: Tracer, call: Call) -> Any:
     if packet is aten.slice:
         labels = _halves_alike(t, labels, call)
     parts = call.func(labels, *call.args[1:], **call.kwargs)
-    if packet is aten.split:
+    if packet is aten.split and call.arg(2, 'dim', 0) % labels.dim() in varying_dims(labels):
         _alike(t, parts)
     return parts
 
 
 def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[int]]]:
-    """Where a view divides a dimension into several: each new dimension but the last of them, with those inside it."""
+    """Where a view divides a dimension into several: each new dimension but the last of them, with those inside it.
+
+    Two channels seen as two parts of one channel are divided too, though it looks as if a dimension of one were added.
+    """
     if 0 in before:
         return
     position = 0
@@ -58,6 +61,8 @@ def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[i
         if product != size:  # dimensions are merged: what lies together stays together
             return
         divided = [dim for dim in divided if after[dim] > 1]
+        if size == 2 and len(after) > len(before) and position < len(after) and after[position] == 1:
+            yield position - 1, []
         for place, dim in enumerate(divided[:-1]):
             yield dim, divided[place + 1 :]
 
@@ -65,11 +70,15 @@ def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[i
 def _parts_alike(t: Tracer, labels: Tensor, outer: int, inner: list[int]) -> Tensor:
     """Channels viewed as equal parts (a channel shuffle, heads) shrink alike, as what views them divides evenly.
 
+    Parts that are one element each may go as a whole: there are then fewer parts. Not so of two parts, which are
+    nearly always halves: a network that divides channels by two finds no half of one.
+
     Returns:
         Labels in which all parts bear those of the first, so that what sums over parts mixes no channels.
     """
     narrow = compact(canonical(labels))
-    if narrow.size(outer) == 1 or all(narrow.size(dim) == 1 for dim in inner):
+    whole = all(narrow.size(dim) == 1 for dim in inner)
+    if narrow.size(outer) == 1 or (whole and narrow.size(outer) != 2):
         return labels
     first = narrow.narrow(outer, 0, 1)
     t.store.unify(first, narrow)
@@ -93,9 +102,14 @@ def _halves_alike(t: Tracer, labels: Tensor, call: Call) -> Tensor:
 
 def _alike(t: Tracer, parts: list[Tensor]) -> None:
     """Parts of equal size shrink alike: what cuts them (``chunk``) cuts evenly whatever size there is."""
-    for part in parts[1:]:
-        if part.shape == parts[0].shape:
-            t.store.unify(parts[0], part)
+    if any(part.shape != parts[0].shape for part in parts):
+        for part in parts:
+            t.freeze(part, 'is cut into parts of unequal size')
+        return
+    rows = torch.stack([compact(part) for part in parts])
+    t.store.unify(rows[:1], rows)
+    partly_fixed = (rows == 0).any(0, keepdim=True) & (rows > 0)
+    t.freeze(rows[partly_fixed], 'is cut into equal parts beside channels of fixed number')
 
 
 @rule(
