@@ -547,3 +547,16 @@ def test_a_buffer_follows_what_it_meets():
     space = space_of(net, image())
     assert sizes(space) == {'a': 6}
     assert axes_of(space)['mean', 0] == ('through', list(range(6)))
+
+
+@pytest.mark.parametrize('option', ['add_bias_kv', 'add_zero_attn'])
+def test_attention_with_a_key_of_its_own(option):
+    """As many queries as tokens, but one key and value more: what attention gives out is as long as the queries."""
+    attention = nn.MultiheadAttention(6, 2, batch_first=True, **{option: True})
+
+    def run(net, x):
+        x = net.a(x).flatten(2).mT
+        return net.out(x + net.attention(x, x, x, need_weights=False)[0])
+
+    space = space_of(Net(run, a=conv(3, 6), attention=attention, out=nn.Linear(6, 2)), image())
+    assert 'attention' in ''.join(reasons(space))

@@ -117,6 +117,7 @@ def attention(t: Tracer, call: Call) -> list[Tensor]:
             t.freeze(labels, 'is contracted between query and key')
     if compact(value).size(-2) > 1:
         t.freeze(value, 'differs between tokens that attention mixes')
+        value = no_labels(value.shape)
     for tensor in call.tensors[3:]:
         t.store.inside(t.elementwise_labels(tensor).narrow(-1, 0, 1), value)
     for labels in (query, key):
