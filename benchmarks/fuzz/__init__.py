@@ -1,0 +1,1 @@
+"""Random networks of real layers, each taken through search space, search, slice, save, load and copy."""
