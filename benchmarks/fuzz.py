@@ -40,7 +40,9 @@ def parse_args(argv=None):
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', help='file of results, one JSON line per network; what it holds is skipped')
-    parser.add_argument('--seeds', nargs=2, type=int, default=[0, 100], metavar=('FIRST', 'END'), help='END not included')
+    parser.add_argument(
+        '--seeds', nargs=2, type=int, default=[0, 100], metavar=('FIRST', 'END'), help='END not included'
+    )
     parser.add_argument('--limit', type=float, default=120, help='seconds after which a network counts as hanging')
     parser.add_argument('--again', action='store_true', help='run those once more that crashed or gave a wrong slice')
     parser.add_argument('--report', action='store_true', help='run nothing; print what the file holds')

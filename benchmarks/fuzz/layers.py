@@ -291,3 +291,18 @@ def nothing(draw: Draw, x: Tensor) -> nn.Module:
     if draw.layout not in SPATIAL:
         return nn.Identity()
     return nn.Sequential(nn.Flatten(2), nn.Unflatten(2, tuple(x.shape[2:])))
+
+
+LEFT_OUT = {
+    'Module': 'no layer',
+    'Sequential': 'a container: networks are built of it',
+    'ModuleList': 'a container: see fuzz/wiring.py',
+    'ModuleDict': 'a container: see fuzz/wiring.py',
+    'ParameterList': 'a container without a forward',
+    'ParameterDict': 'a container without a forward',
+    'Container': 'deprecated; no forward',
+    'SyncBatchNorm': 'trains on GPUs only',
+    'RNNBase': 'the base of recurrent layers',
+    'RNNCellBase': 'the base of recurrent cells',
+}
+"""Classes of torch.nn that no network holds, and why; losses (``...Loss``) are left out too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,9 @@ INPUTS = {
     'image': (3, 8, 8), 'sequence': (3, 16), 'volume': (2, 5, 5, 5), 'tokens': (6, 8), 'vector': (10,), 'ids': (6,),
 }  # fmt: skip
 """Shapes of one example, by the layout of what goes in."""
+
+USUAL = ('convolution', 'convolution', 'linear', 'linear', 'batch_norm', 'activation')
+"""A quarter of all layers are drawn among these."""
 
 LARGEST = 6000
 """No tensor of one example is larger."""
@@ -141,7 +145,9 @@ class Builder:
     def layer(self, x: Tensor, layout: str) -> nn.Module:
         """One layer that fits."""
         names = list(LAYERS[layout])
-        dense = [n for n in ('convolution', 'convolution', 'linear', 'linear', 'batch_norm', 'activation') if n in names]
+        dense = [
+            n for n in ('convolution', 'convolution', 'linear', 'linear', 'batch_norm', 'activation') if n in names
+        ]
         for _ in range(40):
             name = self.draw.choice(dense if self.draw.chance(0.25) else names)
             self.draw.layout = layout

@@ -76,7 +76,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     if Path(path).exists():
         for line in Path(path).read_text().splitlines():
-            try:
+            try:  # lines that are empty or were cut off hold nothing
                 record = json.loads(line)
             except ValueError:
                 continue
@@ -99,6 +99,8 @@ def run(seeds: list[int], out: str | Path, limit: float, again: bool = False) ->
     counts = dict.fromkeys(('ok', 'refused', 'crash', 'wrong slice'), 0)
     try:
         with open(out, 'a') as file:
+            if todo and done:
+                file.write('\n')  # ends a line that was cut off
             for place, seed in enumerate(todo, 1):
                 record = worker.run(seed)
                 file.write(json.dumps(record) + '\n')
