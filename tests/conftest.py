@@ -8,9 +8,7 @@ import os
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 # Workers of pytest-xdist share the cores: each of them, and each tool that it starts, computes on one.
-SHARED = 'PYTEST_XDIST_WORKER' in os.environ
-if SHARED:
-    os.environ['OMP_NUM_THREADS'] = '1'
+os.environ.update({'OMP_NUM_THREADS': '1'} if 'PYTEST_XDIST_WORKER' in os.environ else {})
 
 import pytest
 import torch
@@ -23,7 +21,7 @@ from mmdms.utils.safe_load import FORCE
 @pytest.fixture(autouse=True, scope='session')
 def quiet_and_frugal():
     """One thread where workers share the cores, else two; of mmengine's messages only warnings."""
-    torch.set_num_threads(1 if SHARED else 2)
+    torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
     MMLogger.get_instance('mmengine').setLevel(logging.WARNING)
 
 
