@@ -65,8 +65,11 @@ class Structure:
         return mask
 
     def check(self, units: Sequence[UnitInfo]) -> None:
-        """Raise StructureError unless this structure is one of a space with these units."""
-        mine, theirs = {u.name: u for u in self.units}, {u.name: u for u in units}
+        """Raise StructureError unless this structure is one of a space with these units.
+
+        Units of one element that must stay are left out of account: older spaces have them, newer ones do not.
+        """
+        mine, theirs = ({u.name: u for u in listed if u.total > u.minimum} for listed in (self.units, units))
         for name in [*mine, *theirs]:
             if mine.get(name) != theirs.get(name):
                 raise StructureError(

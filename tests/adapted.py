@@ -8,6 +8,7 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from partitioned import assert_partition
 from tiny import assert_parity, random_mask, reasons
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_map
@@ -74,6 +75,7 @@ def space_of_classifier(model, size, seeds=3) -> SearchSpace:
     """Search space of a classifier whose random structures were compared with their masks, counted and rebuilt."""
     inputs = (noise(1, 3, size, size),)
     space = build_search_space(model, inputs, forward=tensor_forward)
+    assert_partition(model, space)
     assert_parity(model, space, *inputs, forward=tensor_forward, seeds=seeds, tolerance=1e-10)
     mask = random_mask(space, seed=7)
     subnet = slim(model, space, space.structure(mask)).eval()
@@ -112,8 +114,14 @@ def totals(space: SearchSpace) -> dict[str, list[int]]:
 
 
 def assert_space(space: SearchSpace, channels, heads=(), depth=(), frozen=()):
-    """The units are exactly these, and nothing but the output and modules of these names is frozen."""
-    expected = dict(channels=sorted(channels), depth=sorted(depth), heads=sorted(heads))
+    """The units are exactly these, and nothing but the output and modules of these names is frozen.
+
+    Of heads and channels, 1 stands for one that is alone and therefore frozen.
+    """
+    expected = dict(
+        channels=sorted(n for n in channels if n > 1), depth=sorted(depth), heads=sorted(n for n in heads if n > 1)
+    )
     found, left = totals(space), {m: why for m, why in reasons(space).items() if not any(part in m for part in frozen)}
-    assert not left, left
+    alone = [module for module, why in left.items() if 'and one must stay' in why]
+    assert len(alone) == len(left) == [*channels, *heads].count(1), left
     assert found == {kind: sizes for kind, sizes in expected.items() if sizes}, found

@@ -165,7 +165,7 @@ def test_a_structure_edited_at_random_is_read_or_refused(data):
     ('units', 'message'),
     [
         ([UNITS[0]], "unit 'blocks' is .* in the structure and absent in the network"),
-        ([*UNITS, UnitInfo('new', 'channels', 1)], "unit 'new' is absent in the structure"),
+        ([*UNITS, UnitInfo('new', 'channels', 2)], "unit 'new' is absent in the structure"),
         ([UnitInfo('conv', 'channels', 8), UNITS[1]], "unit 'conv' is .*total=4.* and .*total=8"),
     ],
 )

@@ -1,10 +1,13 @@
 """Tiny networks and the parity check that tests of tracing and slicing share."""
 
 import torch
+from partitioned import assert_partition
 from torch import nn
 
 from mmdms.api import build_search_space
 from mmdms.export.parity import check_parity
+from mmdms.tracing.frozen import ENTRIES
+from mmdms.tracing.labels import Frozen
 from mmdms.tracing.search_space import SearchSpace
 
 
@@ -35,13 +38,21 @@ def sizes(space: SearchSpace) -> dict[str, int]:
     return {unit.name: unit.total for unit in space.units}
 
 
+PLAIN = ('no channel', ENTRIES)
+OF_EVERY_NETWORK = ('reaches an output of the network', 'reads an input of the network or a constant')
+
+
 def reasons(space: SearchSpace) -> dict[str, str]:
-    """Every reason per module; that the outputs are frozen goes without saying."""
+    """Every reason per module but those of ``remarkable``."""
     found: dict[str, str] = {}
-    for frozen in space.frozen:
-        if frozen.reason != 'reaches an output of the network':
-            found[frozen.module] = f'{found.get(frozen.module, "")}{frozen.reason}; '
+    for frozen in remarkable(space):
+        found[frozen.module] = f'{found.get(frozen.module, "")}{frozen.reason}; '
     return found
+
+
+def remarkable(space: SearchSpace) -> list[Frozen]:
+    """What is frozen, without inputs and outputs, tables of positions, and where no channel lies."""
+    return [f for f in space.frozen if not any(plain in f.reason for plain in (*OF_EVERY_NETWORK, *PLAIN))]
 
 
 def random_mask(space: SearchSpace, seed: int) -> torch.Tensor:
@@ -68,5 +79,6 @@ def assert_parity(model, space, *inputs, forward=None, seeds=3, tolerance=1e-12)
 def space_of(model, *inputs, **kwargs) -> SearchSpace:
     """Search space, verified, whose structures were compared with their masks."""
     space = build_search_space(model, inputs, **kwargs)
+    assert_partition(model, space)
     assert_parity(model, space, *inputs)
     return space

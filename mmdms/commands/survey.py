@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..export.parity import check_parity
 from ..export.slim import slim
 from ..export.subnet import without_pretrained
 from ..export.verify import random_structure
+from ..tracing.partition import Dimension, counts, partition
 from ..utils.architecture import build_architecture, check_input_shape, tensor_forward
 from ..utils.config import check_model_types, require_keys
 from ..utils.example import example_of
@@ -61,6 +63,7 @@ def survey(
     begin = time.perf_counter()
     space = build_model_space(model, shape, **patterns)
     seconds = time.perf_counter() - begin
+    dimensions = partition(model, space)
 
     result: dict[str, Any] = dict(
         units=[dict(name=u.name, kind=u.kind, total=u.total) for u in space.units],
@@ -73,6 +76,7 @@ def survey(
         params=sum(p.numel() for p in model.parameters()),
         input_shape=list(shape),
         uncounted=dict(space.uncounted),
+        parameter_dimensions=dict(counts=counts(dimensions), rows=[_row(dimension) for dimension in dimensions]),
     )
     if ratio is not None:
         structure = random_structure(space, ratio, seed)
@@ -93,10 +97,8 @@ def survey(
 def _print(result: dict[str, Any]) -> None:
     units = result['units']
     print(tabulate([list(row.values()) for row in units], headers=list(units[0]) if units else []))
-    if result['frozen']:
-        rows = [[f['module'] or '(network)', f['elements'], f['reason']] for f in result['frozen']]
-        print()
-        print(tabulate(rows, headers=['frozen at', 'elements', 'reason']))
+    _print_frozen(result['frozen'])
+    _print_dimensions(result['parameter_dimensions']['counts'])
     print()
     print(f'input {"x".join(map(str, result["input_shape"]))}: {_size(result.get("supernet", result))}')
     print(
@@ -115,6 +117,42 @@ def _print(result: dict[str, Any]) -> None:
             'sliced and masked network differ by '
             f'{parity["max_abs_diff"]:.3g}, with outputs up to {parity["max_abs_output"]:.3g}'
         )
+
+
+def _row(dimension: Dimension) -> dict[str, Any]:
+    """A dimension as JSON types; its reasons are those of ``frozen``, each with its module."""
+    row = {key: getattr(dimension, key) for key in ('parameter', 'dim', 'size', 'state', 'kept')}
+    row['reasons'] = [dict(module=reason.module, reason=reason.reason) for reason in dimension.reasons]
+    return row
+
+
+def _print_frozen(frozen: list[dict[str, Any]]) -> None:
+    """A table with one row per reason and kind of module: modules that differ in a number alone are one kind."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in frozen:
+        kinds.setdefault((_numberless(row['module']), _numberless(row['reason'])), []).append(row)
+    if not kinds:
+        return
+    rows = []
+    for (module, _), same in kinds.items():
+        place = (same[0]['module'] if len(same) == 1 else f'{module} ({len(same)})') or '(network)'
+        rows.append([place, sum(row['elements'] for row in same), same[0]['reason']])
+    print()
+    print(tabulate(rows, headers=['frozen at', 'elements', 'reason']))
+
+
+def _numberless(text: str) -> str:
+    return re.sub(r'\d+', '*', text)
+
+
+def _print_dimensions(found: dict[str, int]) -> None:
+    print()
+    print(
+        f'dimensions above 1 of parameters: {found["searched"]} searched, {found["follows"]} follow these, '
+        f'{found["frozen"]} frozen; {found["kernel"]} more are spatial extents of convolutions'
+    )
+    if 'unlisted' in found:
+        print(f'{found["unlisted"]} more are neither searched nor frozen: a fault of mmdms, please report it')
 
 
 def _size(figures: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from ..masking import Masks
 from ..structure import Structure
 from ..tracing.builder import Follower, searched
 from ..tracing.labels import Frozen
+from ..tracing.partition import held_after
 from ..tracing.search_space import FIXED, SearchSpace
 from .parity import check_parity, compare, outputs, prepare_for_parity
 
@@ -203,6 +204,8 @@ def freeze_units(space: SearchSpace, faults: dict[int, str]) -> SearchSpace:
         inner=renumbered(space.inner),
         uncounted=space.uncounted,
         branches=space.branches,
+        held=held_after(space, list(faults)),
+        kernels=space.kernels,
     )
 
 

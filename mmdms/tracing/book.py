@@ -12,7 +12,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .calls import Call
 from .computed import ComputedWeight
-from .labels import MANY, compact, named
+from .labels import MANY, FreezeReason, compact, named
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Record:
     extent: Tensor | None = None  # labels as they were before an adapter hid some: what the tensor's size follows
     computed: ComputedWeight | None = None  # of a tensor that is computed from parameters
     pending: Pending | None = None  # what tells its labels, once they are asked for
+    lost: FreezeReason | None = None  # where the elements behind a tensor without labels were lost
 
 
 class Book:

@@ -118,3 +118,9 @@ class Trace:
     uncounted: dict[str, str] = field(default_factory=dict)
     elementwise: dict[str, tuple[Tensor, str]] = field(default_factory=dict)
     opaque: dict[str, FreezeReason] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)  # parameter that an operation met -> that operation
+    lost: dict[str, FreezeReason] = field(default_factory=dict)  # parameter -> where what it reads lost its elements
+    kernels: set[tuple[str, int]] = field(
+        default_factory=set
+    )  # spatial extents of convolutions (parameter, dimension)
+    ran: set[str] = field(default_factory=set)  # modules that were called

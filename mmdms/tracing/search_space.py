@@ -74,6 +74,9 @@ class SearchSpace:
     inner: list[ModuleMask] = field(default_factory=list)
     uncounted: Mapping[str, str] = field(default_factory=dict)  # module -> operation whose FLOPs are not counted
     branches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # block -> parameters that end its branches
+    # Dimension of a parameter -> per position the row of ``frozen`` that says why it stays, -1 where it may go.
+    held: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
+    kernels: frozenset[tuple[str, int]] = frozenset()  # dimensions that are spatial extents of convolutions
 
     @property
     def offsets(self) -> list[int]:

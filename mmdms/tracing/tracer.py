@@ -22,6 +22,7 @@ from .hints import tracing
 from .labels import FreezeReason, LabelStore, canonical, no_labels
 from .parameters import ParameterIndex, layer_of
 from .records import Axis, CostTerm, Operation, Trace
+from .usage import lost_in, note_parameters
 from .watch import Watcher
 
 
@@ -41,6 +42,7 @@ class Tracer(TorchDispatchMode):
         self._model = model
         self.book = Book()
         self.branches = BranchFinder(self.parameters)
+        self.last_frozen: FreezeReason | None = None  # by the operation that is followed
         self._watcher = Watcher(model, self)
         self._own_axes: dict[tuple[str, int], Tensor] = {}
 
@@ -111,7 +113,8 @@ class Tracer(TorchDispatchMode):
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Freeze elements, naming the running module."""
-        self.store.freeze(labels, FreezeReason(self.module, reason))
+        self.last_frozen = FreezeReason(self.module, reason)
+        self.store.freeze(labels, self.last_frozen)
 
     def axis(self, parameter: str, dim: int, labels: Tensor, role: str, masked: bool = False) -> None:
         """State that dimension ``dim`` of ``parameter`` follows ``labels``; the rest as of :class:`Axis`."""
@@ -207,6 +210,8 @@ class Tracer(TorchDispatchMode):
 
     def _follow(self, call: Call) -> None:
         packet = call.func.overloadpacket
+        note_parameters(self, call)
+        self.last_frozen = None
         before = len(self.trace.costs)
         computed = RULES['computed'](self, call)
         result = [] if computed is not None else self._rule(call)
@@ -261,7 +266,7 @@ class Tracer(TorchDispatchMode):
             if sharing:
                 self.freeze(labels, f'{call.func} writes through a view')
                 self.freeze(known.labels, f'{call.func} writes through a view')
-        self.book[tensor] = Record(labels, identities)
+        self.book[tensor] = Record(labels, identities, lost=lost_in(self, call, labels))
 
     def _freeze_unknown(self, call: Call) -> None:
         for tensor in call.tensors:

@@ -52,6 +52,7 @@ class Watcher:
 
     def finish(self) -> None:
         """Note what shows only once the network has run."""
+        self._tracer.trace.ran |= set(self._calls)
         for name, block in self._tracer.trace.blocks.items():
             if self._calls[name] > 1:
                 block.problem = f'is called {self._calls[name]} times'

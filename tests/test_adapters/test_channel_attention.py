@@ -45,7 +45,7 @@ def test_v_shortcut_ties_values_to_the_output():
     found = sizes(space)
     # Keys and values are one, and the output with them.
     assert found == {
-        'stem': 4, 'attention.num_heads': 1, 'attention.column_dims': 6, 'attention.row_dims': 6
+        'stem': 4, 'attention.column_dims': 6, 'attention.row_dims': 6
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from partitioned import assert_partition
 from tiny import image, random_mask
 from torch import nn
 
@@ -54,10 +55,11 @@ def network(request):
     return Traced(request.param, model, space, inputs)
 
 
-def test_nothing_but_the_classes_is_frozen(network):
+def test_nothing_but_the_image_and_the_classes_is_frozen(network):
     classes = 10 if network.name == 'resnet18' else 1000
     found = [(f.reason, f.elements) for f in network.space.frozen]
-    assert found == [('reaches an output of the network', classes)]
+    assert found == [('reaches an output of the network', classes), ('reads an input of the network or a constant', 3)]
+    assert_partition(network.model, network.space)
 
 
 def test_prunable_fraction(network):

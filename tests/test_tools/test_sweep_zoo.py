@@ -152,6 +152,10 @@ def test_record_that_passes(record):
         (lambda r: r['seeds'][1]['parity'].update(max_abs_output=0.0), 'parity nan > 1e-08'),
         (lambda r: r['widths_parity'].update(max_abs_diff=1e-7), 'parity 5.0e-08 > 1e-08'),
         (lambda r: r.update(prunable_flops_fraction=0.96999), 'fraction 0.9699 < 0.97'),
+        (
+            lambda r: r.update(unlisted=['stem.weight, dimension 1', 'a.weight, dimension 0']),
+            'unlisted 2 dimensions, the first of stem.weight, dimension 1',
+        ),
         (lambda r: r['seeds'][2].update(loss=math.inf), 'loss inf with seed 2'),
         (lambda r: r['seeds'][0]['reload'].update(max_abs_diff=0.5), 'reloaded export differs by 2.5e-01 > 1e-05'),
         (lambda r: r.update(trace_seconds=10.0), 'trace 10.0 s >= 10 s'),

@@ -8,6 +8,7 @@ from torch import nn
 from mmdms.adapters.base import Adapter
 from mmdms.api import build_search_space
 from mmdms.registry import ADAPTERS
+from mmdms.tracing.frozen import SINGLE
 
 HEADS, WIDTH, TOKENS = 3, 4, 5
 
@@ -70,8 +71,10 @@ def test_heads_and_width_are_searched_apart(name, heads):
         layers = dict(scale=parameter(heads, 1, 1))
     net = Divided(run, heads=heads, **layers)
     space = space_of(net, torch.rand(1, TOKENS, 2))
-    assert sizes(space) == {'num_heads': heads, 'head_dims': width}
-    assert reasons(space) == {}
+    # A single head must stay: it is no unit.
+    units, frozen = ({'num_heads': heads}, {}) if heads > 1 else ({}, {'num_heads': f'{SINGLE.format("head")}; '})
+    assert sizes(space) == {**units, 'head_dims': width}
+    assert reasons(space) == frozen
 
 
 def test_a_parameter_that_follows_heads_and_width_keeps_its_size():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import Net, conv, image, reasons, sizes, space_of
+from tiny import Net, conv, image, reasons, remarkable, sizes, space_of
 from torch import nn
 
 from mmdms.api import build_search_space
@@ -400,7 +400,7 @@ def test_frozen(name):
     (module,) = reasons(space)
     assert module in ('middle', 'a')
     assert reason in reasons(space)[module]
-    assert [sum(f.elements for f in space.frozen if f.module == module)] == (elements or [6])
+    assert [sum(f.elements for f in remarkable(space) if f.module == module)] == (elements or [6])
 
 
 def test_the_guard_tells_parts_of_a_split_apart():

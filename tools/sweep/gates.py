@@ -52,6 +52,8 @@ def misses(record: dict[str, Any]) -> list[str]:
     gate = FRACTION[record['kind']]
     if not record['prunable_flops_fraction'] >= gate:
         found.append(f'fraction {cut(record["prunable_flops_fraction"])} < {gate:g}')
+    if record.get('unlisted'):  # older records have none
+        found.append(f'unlisted {len(record["unlisted"])} dimensions, the first of {record["unlisted"][0]}')
     for row in seeds:
         if not math.isfinite(row['loss']):
             found.append(f'loss {row["loss"]} with seed {row["seed"]}')

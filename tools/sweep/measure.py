@@ -27,6 +27,7 @@ from mmdms.export.subnet import subnet_config, without_pretrained
 from mmdms.export.verify import random_structure
 from mmdms.export.write import write_export
 from mmdms.structure import Structure
+from mmdms.tracing.partition import counts, partition
 from mmdms.tracing.search_space import SearchSpace
 from mmdms.utils.architecture import build_architecture, tensor_forward
 from mmdms.utils.config import load_config
@@ -57,11 +58,12 @@ def measure(
 
     Returns:
         JSON types: what ``entry`` says, ``flops``, ``params``, ``units`` ([name, kind, total] each), ``frozen``
-        ([module, reason, elements] each), ``prunable_flops_fraction``, ``trace_seconds`` of the processor, peak
-        memory after the trace and at the end in MB, and for every seed ``parity``, the share of FLOPs that is
-        left, ``loss``, what mmpretrain said if it does not train the network (``not_trained``) and, for the first,
-        ``reload``. ``widths_parity`` is of the first seed with all blocks in place, ``search_losses`` of two steps of
-        a search, in float32 if the network cannot in bfloat16 (``no_bfloat16`` says why).
+        ([module, reason, elements] each), ``dimensions`` of parameters (the number in every state), those that are
+        ``unlisted``, ``prunable_flops_fraction``, ``trace_seconds`` of the processor, peak memory after the trace and
+        at the end in MB, and for every seed ``parity``, the share of FLOPs that is left, ``loss``, what mmpretrain
+        said if it does not train the network (``not_trained``) and, for the first, ``reload``. ``widths_parity`` is of
+        the first seed with all blocks in place, ``search_losses`` of two steps of a search, in float32 if the network
+        cannot in bfloat16 (``no_bfloat16`` says why).
 
     Raises:
         Whatever a stage raises.
@@ -87,12 +89,15 @@ def measure(
     record['trace_wall_seconds'] = time.perf_counter() - wall
     record['trace_mb'] = peak_mb()
     full = torch.ones(space.num_elements)
+    dimensions = partition(model, space)
     record.update(
         flops=int(space.cost('flops', full)),
         params=int(space.cost('params', full)),
         units=[[u.name, u.kind, u.total] for u in space.units],
         frozen=[[f.module, f.reason, f.elements] for f in space.frozen],
         prunable_flops_fraction=space.prunable_fraction('flops'),
+        dimensions=counts(dimensions),
+        unlisted=[f'{d.parameter}, dimension {d.dim}' for d in dimensions if d.state == 'unlisted'],
         seeds=[],
     )
     for seed in seeds:

@@ -9,6 +9,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from mmdms.tracing.held import INPUT
+
 from .gates import FRACTION, PARITY, PEAK_MB, RELOAD, TRACE_SECONDS, cut, misses, parity_of
 from .provenance import PACKAGES
 from .zoo import Entry
@@ -57,7 +59,8 @@ proposal network and of the RoI head on given proposals (20 to compare, as many 
 - **memory**: peak of the process, interpreter and libraries included, when the space was traced and verified, and in
   brackets at the end (export, training step). Gate of classifiers: the first below {memory:g} GB.
 - Also held to gates: the loss is finite; the reloaded export computes what the sliced network computes, to {reload:g}
-  of the largest output.
+  of the largest output; every dimension above 1 of every parameter is searched, follows another that is, is frozen for
+  a reason that is listed, or is a spatial extent of a convolution.
 
 {machine}
 
@@ -67,7 +70,8 @@ proposal network and of the RoI head on given proposals (20 to compare, as many 
 {remarks}
 ## What is frozen
 
-What stays as it is, with the reason. "{output}" is left out: it holds for the last layer of every network. A
+What stays as it is, with the reason. "{output}" and "{input}" are left out: they hold for
+the last and the first layer of every network. A
 layer whose number is written as `*` stands for as many as are counted; sizes in a reason are those of the first.
 
 {frozen}
@@ -104,6 +108,7 @@ def make_report(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> 
         memory=PEAK_MB / 1000,
         reload=RELOAD,
         output=OUTPUT,
+        input=INPUT,
         **{kind.replace('-', '_'): f'{gate:.2f}' for kind, gate in FRACTION.items()},
     )
 
@@ -193,7 +198,7 @@ def _frozen(record: dict[str, Any]) -> str:
     """Section of a network: its reasons, each with its modules; empty if it has none."""
     groups: dict[str, tuple[str, list[tuple[str, int]]]] = {}
     for module, reason, elements in record.get('frozen', []):
-        if reason != OUTPUT:
+        if reason not in (OUTPUT, INPUT):
             # Reasons that differ in sizes alone are one, told as of its first module.
             groups.setdefault(re.sub(r'\d+', '*', reason), (reason, []))[1].append((module, elements))
     lines = []
