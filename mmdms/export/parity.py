@@ -179,10 +179,11 @@ def compare(model: nn.Module, other: nn.Module, inputs: Inputs, forward: Callabl
 
 
 def outputs(model: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None) -> list[Tensor]:
-    """All tensors that a prepared model returns in float64, without gradients."""
+    """All tensors that a prepared model returns in float64, without gradients; random numbers are always the same."""
     call = (forward or (lambda m: m))(model)
     example = ExampleCall.of(inputs).map_tensors(lambda t: t.cpu().double() if t.is_floating_point() else t.cpu())
-    with torch.no_grad(), float64():
+    with torch.no_grad(), float64(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         return tensors_of(example.run(call))
 
 
