@@ -6,11 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .errors import StructureError
+
+if TYPE_CHECKING:
+    from .budgets.outcome import BudgetOutcome
 
 FORMAT = 'mmdms.structure'
 VERSION = 1
@@ -45,17 +48,27 @@ class Structure:
         units: units of the search space.
         kept: for every unit the indices that stay, each in [0, total).
 
+    Attributes:
+        budget: how near it came to the budget that it was searched for; None where that is not known (``subnet.json``
+            does not hold it).
+
     Raises:
         StructureError: for an index out of range, repeated, or too few of them.
     """
 
     def __init__(self, units: Sequence[UnitInfo], kept: Sequence[Sequence[int]]) -> None:
+        self.budget: BudgetOutcome | None = None
         self.units = list(units)
         if len({u.name for u in units}) != len(units):
             raise StructureError('the structure names a unit twice')
         self.kept = {unit.name: sorted(indices) for unit, indices in zip(units, kept, strict=True)}
         for unit in self.units:
             _check_indices(unit, self.kept[unit.name])
+
+    def __str__(self) -> str:
+        """The budget, if it is known, and a line per unit."""
+        rows = [f'{row["name"]}: {row["kept"]} of {row["total"]} {row["kind"]}' for row in self.report()]
+        return '\n'.join(rows if self.budget is None else [str(self.budget), *rows])
 
     def mask(self, name: str) -> np.ndarray:
         """Boolean mask of one unit, shape (total,)."""

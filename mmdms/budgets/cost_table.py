@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import product
 from math import prod
 
@@ -49,6 +50,30 @@ class CostTable:
         for factor in self.rows.unbind(1):
             cost = cost * axis[factor]
         return cost.sum()
+
+    @cached_property
+    def gated(self) -> Tensor:
+        """Elements whose masks the rows read, ascending, shape (gated,)."""
+        return self.gates[self.gates >= 0].unique()
+
+    def of_many(self, counts: Tensor, opened: Tensor) -> Tensor:
+        """Costs of many structures in one go, shape (structures,).
+
+        Args:
+            counts: kept elements per unit, shape (structures, units).
+            opened: masks of the elements in :attr:`gated`, shape (structures, gated).
+        """
+        axis = torch.addmm(self.fixed, counts, self.per_unit.T)
+        always = opened.new_ones(len(opened), 1)
+        cost = self.coefficients * torch.cat([opened, always], 1)[:, self._gate_column]
+        for factor in self.rows.unbind(1):
+            cost = cost * axis[:, factor]
+        return cost.sum(1)
+
+    @cached_property
+    def _gate_column(self) -> Tensor:
+        """Column of every row's gate in ``opened``, shape (rows,); the last one, of ones, where there is no gate."""
+        return torch.where(self.gates < 0, len(self.gated), torch.searchsorted(self.gated, self.gates))
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float64) -> CostTable:
         """The same table elsewhere."""

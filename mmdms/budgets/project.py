@@ -38,12 +38,16 @@ def project_to_budget(
             value = log_cost(probe)
             (slope,) = torch.autograd.grad(value, probe)
         excess = value.detach() - log_target
+        missing = -float(excess)
         direction = keep_ratio * slope.to(keep_ratio.dtype) * movable
         # A unit at its bound cannot follow: the others take its part.
         stuck = torch.where(excess > 0, keep_ratio <= floor, keep_ratio >= 1)
         direction = direction.masked_fill(stuck, 0.0)
+        if missing > TOLERANCE and not bool(direction.any()):
+            # All that have a share of the cost are full: units at 0 (depths without a block) come back.
+            direction = (slope.to(keep_ratio.dtype) * movable).masked_fill(stuck, 0.0)
         step = (slope.to(keep_ratio.dtype) * direction).sum().clamp(min=1e-12)
         keep_ratio = torch.maximum(keep_ratio - excess.to(keep_ratio.dtype) / step * direction, floor).clamp(max=1.0)
-        if abs(float(excess)) < TOLERANCE:
+        if abs(missing) < TOLERANCE:
             break
     return keep_ratio

@@ -86,8 +86,8 @@ def _print(report: dict[str, Any], folder: Path) -> None:
             f'budget: {budget["metric"]} at most {budget["target"]:.4f} of the supernet, '
             f'achieved {budget["achieved"]:.4f}'
         )
-        if budget['achieved'] < 0.99 * budget['target']:
-            print('        this is the nearest structure below it: a search with a smaller divisor would come closer')
+        if not budget['met']:
+            print(f'        this is the nearest structure below it that was found; {budget["reason"]}')
     holds = parity['max_abs_diff'] <= TOLERANCE * parity['max_abs_output']
     print(
         f'parity: exported and masked network differ by {parity["max_abs_diff"]:.3g} of {parity["max_abs_output"]:.3g}'

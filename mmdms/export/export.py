@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import BudgetError
 from ..masking import without_masks
 from ..models.algorithms.dms import DMSAlgorithm
+from ..structure import Structure
 from ..utils.architecture import tensor_forward
 from ..utils.example import example_of
 from .parity import check_parity
@@ -62,7 +63,7 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
     report = dict(
         flops=figures('flops'),
         params=figures('params'),
-        budget=dict(metric=mutator.metric, target=mutator.target, achieved=achieved),
+        budget=_budget(structure, achieved),
         parity=parity.to_dict(),
         units=structure.report(),
         input_shape=list(algorithm.input_shape),
@@ -71,6 +72,14 @@ def export(algorithm: DMSAlgorithm, config: Config, folder: Path, init: str) -> 
     checkpoint = dict(state_dict=plain_state(subnet))
     write_export(folder, retrain_config(config, model, init), checkpoint, structure.to_json(), report)
     return report
+
+
+def _budget(structure: Structure, achieved: float) -> dict[str, Any]:
+    outcome = structure.budget
+    assert outcome is not None  # a mutator's structures know their budgets
+    return dict(
+        metric=outcome.metric, target=outcome.target, achieved=achieved, met=outcome.within, reason=outcome.reason
+    )
 
 
 def plain_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ...api import build_model_space
 from ...budgets.fit import check_budget, fit_to_budget, unit_divisors
+from ...budgets.fitter import Preference
+from ...budgets.outcome import BudgetOutcome, outcome_of
 from ...engine.schedule import SearchSchedule
 from ...errors import ConfigError
 from ...followed import gradients_wanted, same_state
@@ -134,8 +138,15 @@ class BaseMutator(Mutator):
         return self.final_mask if self.settled else self._hard_mask()
 
     def structure(self) -> Structure:
-        """The structure of the subnet: as fixed, or what would be fixed now."""
-        return self.space.structure(self.final_mask if self.settled else self._fitted())
+        """The structure of the subnet: as fixed, or what would be fixed now.
+
+        Its ``budget`` (:class:`mmdms.budgets.outcome.BudgetOutcome`) says whether it costs the target within 1%,
+        or that it is the nearest one found, and why there is none nearer.
+        """
+        mask = self.final_mask if self.settled else self._fitted()
+        structure = self.space.structure(mask)
+        structure.budget = self._outcome(mask)
+        return structure
 
     def relative_cost(self, mask: Tensor) -> Tensor:
         """Share of the supernet's cost of masks (elements,), hard or soft; differentiable."""
@@ -167,8 +178,7 @@ class BaseMutator(Mutator):
 
     def describe_structure(self) -> str:
         """One line about the structure that was fixed."""
-        achieved = float(self.relative_cost(self.final_mask))
-        return f'structure fixed: {self.metric} at {achieved:.4f} of the supernet, target {self.target:g}'
+        return f'structure fixed: {self._outcome(self.final_mask)}'
 
     def _agreed(self) -> dict[str, Tensor]:
         """What all processes must hold alike, by name: shape (units,) or (elements,)."""
@@ -191,15 +201,22 @@ class BaseMutator(Mutator):
         return None
 
     @abstractmethod
-    def _preference(self) -> tuple[Tensor, Tensor]:
+    def _preference(self) -> Preference:
         """Searched keep ratio per unit and rank per element, from which a structure is fixed."""
 
     def _soft_cost(self) -> Tensor:
         return self.relative_cost(self._hard_mask())
 
     def _fitted(self) -> Tensor:
-        keep_ratio, ranks = self._preference()
-        return fit_to_budget(self.space, self.metric, self.target, keep_ratio, ranks, self.divisors)
+        preference = self._preference()._asdict()
+        mask = fit_to_budget(self.space, self.metric, self.target, divisors=self.divisors, **preference)
+        outcome = self._outcome(mask)
+        if not outcome.within:
+            print_log(f'the budget is not met within 1%: {outcome}', logger='current', level=logging.WARNING)
+        return mask.to(self.final_mask.device)
+
+    def _outcome(self, mask: Tensor) -> BudgetOutcome:
+        return outcome_of(self.space, self.metric, self.target, mask, self.divisors)
 
     def refresh_masks(self, masks: MaskBank) -> None:  # type: ignore[override]
         """See :meth:`Mutator.refresh_masks`."""

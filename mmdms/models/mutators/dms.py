@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ...budgets.fitter import Fitter, Preference
 from ...budgets.project import project_to_budget
 from ...errors import ConfigError, StructureError
 from ...ops.importance import moving_average, taylor_importance
@@ -43,7 +44,8 @@ class DMSMutator(BaseMutator):
 
     While the budget falls, masks are soft. In the refine phase blocks are kept
     or gone for good and the masks of channels grow sharper, so that little is
-    left to change when the structure is fixed.
+    left to change when the structure is fixed. Where so many blocks are gone
+    that even full widths cost less than the target, some return first.
 
     Args:
         budget, schedule, divisor, check_ranks_every: see :class:`BaseMutator`.
@@ -155,6 +157,8 @@ class DMSMutator(BaseMutator):
             return
         self._faults = 0
         importance = moving_average(self.importance, taylor, self.importance_decay)
+        if self.phase == 'refine' and self.schedule.phase(float(self.last_progress)) == 'shrink':
+            self._return_blocks()
         if self.phase == 'refine':  # blocks are kept or gone for good: nothing is learnt of them any more
             importance = torch.where(self.is_depth[self.unit], self.importance, importance)
         self.importance.copy_(importance)
@@ -227,6 +231,13 @@ class DMSMutator(BaseMutator):
             (slope,) = torch.autograd.grad(mask, probe, gradient.to(mask.dtype))
         return mask.detach().to(gradient.dtype), slope
 
+    def _return_blocks(self) -> None:
+        """Bring back the blocks without which no widths cost as much as the budget allows."""
+        preference = self._preference()._asdict()
+        fitter = Fitter(self.space, self.metric, self.target, divisors=self.divisors, **preference)
+        kept = fitter.depth_within_reach().to(self.keep_ratio)
+        self.keep_ratio.copy_(torch.where(self.is_depth & (kept > self.keep_ratio), kept, self.keep_ratio))
+
     def _ranks(self) -> Tensor:
         # A step asks several times between two writes to the importance: one sort serves them all.
         written = (id(self.importance), self.importance._version)
@@ -270,11 +281,11 @@ class DMSMutator(BaseMutator):
     def _soft_cost(self) -> Tensor:
         return self.relative_cost(self._soft(self.keep_ratio, self._ranks()))
 
-    def _preference(self) -> tuple[Tensor, Tensor]:
+    def _preference(self) -> Preference:
         if not bool(self.importance.any()) and not bool(self.last_progress > 0):
             raise StructureError(
                 'there is no importance to choose a structure by: '
                 f'{remedy(self.watch, self.attached, self.__dict__["_mode_of"])}. For a structure by the magnitude of '
                 'the weights alone, without training, use mmdms.StructuredDPFMutator'
             )
-        return self.keep_ratio, self._ranks()
+        return Preference(self.keep_ratio, self._ranks(), self.importance)

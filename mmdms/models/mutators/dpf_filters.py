@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...budgets.fitter import Preference
 from ...errors import BudgetError, ConfigError
 from ...followed import same_state
 from ...mask_bank import MaskBank
@@ -84,7 +85,6 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         if not pruned.any():
             raise ConfigError('there is nothing to prune: no unit of channels is read by weights alone')
         self.register_buffer('pruned', pruned, persistent=False)
-        self.divisors = torch.where(pruned, self.divisors, self.totals)  # in steps of all: they stay whole
         lowest = float(
             self.relative_cost(self._whole(normalized_ranks(self.totals[self.unit], self.unit, self.totals)))
         )
@@ -128,11 +128,12 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         if self.check_ranks_every:
             self.check_ranks()
 
-    def _preference(self) -> tuple[Tensor, Tensor]:
+    def _preference(self) -> Preference:
         scores = self._scores()
         mask = self._cheap_enough(scores, self.target)
         counts = mask.new_zeros(len(self.totals), dtype=torch.float32).index_add_(0, self.unit, mask.float())
-        return counts / self.totals, normalized_ranks(scores, self.unit, self.totals)
+        ranks = normalized_ranks(scores, self.unit, self.totals)
+        return Preference(counts / self.totals, ranks, whole=~self.pruned)
 
     def _whole(self, ranks: Tensor) -> Tensor:
         """Elements that stay whatever the budget, boolean, shape (elements,)."""
