@@ -266,7 +266,7 @@ class Fitter:
         return changed
 
     def _enumerated(self, best: Tensor) -> Tensor:
-        """Widths near those of ``best``, at its depth: the dearest that fit, or of those within 1% the most similar."""
+        """Widths near those of ``best``, at its depth: the dearest that fit; of those within 1%, the most similar."""
         every = torch.cartesian_prod(*self._windows(best)).view(-1, len(best))
         cost = torch.cat([self._costs(some) for some in every.split(PRICED_TOGETHER)])
         cost = cost.masked_fill(cost > self.limit, -torch.inf)
@@ -284,12 +284,12 @@ class Fitter:
         for steps in (-1, 1):
             units, moved = self._moves(best, steps)
             price[units] = (self._costs(moved) - self._cost(best)).abs()
-        units = torch.argsort(price, stable=True)[(price == 0).sum() :].tolist()
+        cheapest_first = torch.argsort(price, stable=True)[(price == 0).sum() :].tolist()
         options = [self._options(unit) for unit in range(len(best))]
         radius = max(len(option) for option in options)
         while True:
             windows, size = [value.view(1) for value in best], 1
-            for unit in units:
+            for unit in cheapest_first:
                 window = options[unit][_around(options[unit].tolist().index(float(best[unit])), radius)]
                 if size * len(window) > PRICED_STRUCTURES:
                     break

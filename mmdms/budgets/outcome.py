@@ -63,34 +63,39 @@ def outcome_of(space: SearchSpace, metric: str, target: float, mask: Tensor, div
 
 def _reason(space: SearchSpace, metric: str, target: float, mask: Tensor, divisors: Tensor) -> str:
     counts = space.counts(mask).long().tolist()
-    ups = [
-        min(divisor, unit.total - kept) if unit.kind == 'channels' else min(1, unit.total - kept)
-        for unit, kept, divisor in zip(space.units, counts, divisors.tolist(), strict=True)
-    ]
-    price = {index: _share(space, metric, mask, index, up) for index, up in enumerate(ups) if up}
-    single = {index: _share(space, metric, mask, index, 1) for index in price}
+    share = space.cost(metric, mask) / space.cost(metric, torch.ones(space.num_elements))
+    price, single = {}, []  # shares with one step more; changes by a single channel, up or down
+    for index, (unit, kept, divisor) in enumerate(zip(space.units, counts, divisors.tolist(), strict=True)):
+        step = min(divisor if unit.kind == 'channels' else 1, unit.total - kept)
+        if step:
+            price[index] = step, _share(space, metric, mask, index, step)
+        if divisor > 1:
+            single.append(abs(_share(space, metric, mask, index, 1 if step else -1) - share))
     if not price:
         return 'every unit keeps everything'
-    cheapest = min(price, key=lambda index: price[index])
-    step = f'{_named(space.units[cheapest], ups[cheapest])} would take it to {price[cheapest]:.4f}'
-    if price[cheapest] <= target:
-        return f'more would fit ({step}): it was fixed by an earlier mmdms or for another budget; search again'
-    if min(single.values()) <= target:
-        return f'widths go in steps of the divisor, and the cheapest step ({step}) is too large: set a smaller divisor'
+    cheapest = min(price, key=lambda index: price[index][1])
+    count, reached = price[cheapest]
+    step_up = f'its cheapest step up, {_named(space.units[cheapest], count)}, would take it to {reached:.4f}'
+    if reached <= target:
+        return f'more would fit ({step_up}): it was fixed by an earlier mmdms or for another budget; search again'
+    if any(0 < change <= target - share for change in single):
+        return f'the divisor is too coarse ({step_up}): set a smaller one'
     if all(kept <= unit.minimum for kept, unit in zip(counts, space.units, strict=True)):
-        return f'every unit is at its minimum, and one step more ({step}) is too large: search a larger target'
-    return f'the search space is coarse: its cheapest step up ({step}) is too large; search more layers, or go without'
+        return f'every unit is at its minimum ({step_up}): ask for a larger target'
+    return (
+        f'the search space is too coarse ({step_up}): leave less of the network out of the search, or take it as it is'
+    )
 
 
 def _share(space: SearchSpace, metric: str, mask: Tensor, unit: int, more: int) -> float:
-    """Share of the supernet's cost with some elements more in a unit."""
-    start = space.offsets[unit]
-    gone = (~mask[start : start + space.units[unit].total]).nonzero().flatten()[:more]
-    grown = mask.clone()
-    grown[start + gone] = True
-    return space.cost(metric, grown) / space.cost(metric, torch.ones(space.num_elements))
+    """Share of the supernet's cost with some elements more (or fewer, if negative) in a unit."""
+    part = slice(space.offsets[unit], space.offsets[unit] + space.units[unit].total)
+    changed = mask.clone()
+    places = (mask[part] if more < 0 else ~mask[part]).nonzero().flatten()[: abs(more)]
+    changed[part.start + places] = more > 0
+    return space.cost(metric, changed) / space.cost(metric, torch.ones(space.num_elements))
 
 
 def _named(unit: UnitInfo, count: int) -> str:
-    what = {'channels': 'channel', 'heads': 'head', 'depth': 'block'}[unit.kind]
-    return f'{count} {what}{"s" if count > 1 else ""} more of {unit.name!r}'
+    noun = {'channels': 'channel', 'heads': 'head', 'depth': 'block'}[unit.kind]
+    return f'{count} {noun}{"s" if count > 1 else ""} of {unit.name!r}'

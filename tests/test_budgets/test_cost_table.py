@@ -3,6 +3,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from drawn_spaces import drawn_space
 from mmengine.analysis import get_model_complexity_info
 from tiny import Net, conv, image, random_mask, space_of
 from torch import nn
@@ -178,3 +179,14 @@ def test_costs_equal_those_of_the_sliced_network(mixed, seed):
         counted = get_model_complexity_info(subnet, None, (image(size=8),), show_table=False, show_arch=False)
     assert space.cost('flops', mask) == counted['flops']
     assert space.cost('params', mask) == sum(p.numel() for p in subnet.parameters()) == counted['params']
+
+
+def test_many_structures_cost_what_each_of_them_costs():
+    for seed in range(20):
+        space = drawn_space(seed)
+        table = space.costs['flops']
+        masks = torch.stack([random_mask(space, draw) for draw in range(7)])
+        counts = torch.stack([space.counts(mask) for mask in masks])
+        found = table.of_many(counts, masks[:, table.gated].double())
+        expected = torch.tensor([space.cost('flops', mask) for mask in masks], dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)

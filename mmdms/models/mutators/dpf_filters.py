@@ -85,6 +85,7 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         if not pruned.any():
             raise ConfigError('there is nothing to prune: no unit of channels is read by weights alone')
         self.register_buffer('pruned', pruned, persistent=False)
+        self.divisors = torch.where(pruned, self.divisors, 1)  # the others keep everything: no divisor is in their way
         lowest = float(
             self.relative_cost(self._whole(normalized_ranks(self.totals[self.unit], self.unit, self.totals)))
         )
