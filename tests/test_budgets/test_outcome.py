@@ -29,7 +29,7 @@ def test_within_one_percent():
     ('kept', 'blocks', 'target', 'step', 'reason'),
     [
         (96, 1, 0.699, 8, 'the divisor is too coarse'),
-        (100, 1, 0.9, 1, "the search space is too coarse (its cheapest step up, 1 block of 'stage', would take it to 1.0"),
+        (100, 1, 0.9, 1, "the search space is too coarse (its cheapest step up, 1 block of 'stage'"),
         (1, 0, 0.0099, 1, 'every unit is at its minimum'),
         (50, 0, 0.3, 1, 'more would fit'),
     ],

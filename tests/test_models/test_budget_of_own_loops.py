@@ -1,6 +1,7 @@
 """Loops of one's own, of any length: the structure costs the target within 1%, or says why not."""
 
 import logging
+from functools import cache
 
 import pytest
 import torch
@@ -28,22 +29,27 @@ def network(width=16):
     )  # fmt: skip
 
 
-def search(steps, target, mutator_type=DMSMutator, width=16, **kwargs):
-    """As in docs/plain_pytorch.md."""
-    model = network(width)
-    space = build_search_space(model, torch.rand(1, 1, 4, 4), verify=False)
+@cache
+def space_of(width):
+    return build_search_space(network(width), torch.rand(1, 1, 4, 4), verify=False)
+
+
+def search(steps, target, mutator_type=DMSMutator, width=16, end=1.0, **kwargs):
+    """As in docs/plain_pytorch.md, up to a progress of ``end``."""
+    model, space = network(width), space_of(width)
     mutator = mutator_type(budget=dict(metric='flops', target=target), **kwargs)
     mutator.prepare(model, space)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     mutator.attach(optimizer)
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
-        mutator.set_progress(step / steps)
+        mutator.set_progress(end * step / steps)
         x = torch.rand(8, 1, 4, 4, generator=generator)
         optimizer.zero_grad()
         F.cross_entropy(model(x), (x.mean((1, 2, 3)) * 10).long().clamp(0, 4)).backward()
         optimizer.step()
-    mutator.set_progress(1.0)
+    if end == 1:
+        mutator.set_progress(1.0)
     return model, mutator
 
 
@@ -52,8 +58,8 @@ def share(mutator):
 
 
 @pytest.mark.parametrize('structure_lr', [1.5, 20.0])  # as large a step as a short run may take
-@pytest.mark.parametrize('target', [0.85, 0.8, 0.5, 0.3])
-@pytest.mark.parametrize('steps', [1, 4, 12, 40])
+@pytest.mark.parametrize('target', [0.85, 0.5, 0.3])
+@pytest.mark.parametrize('steps', [1, 12, 40])
 def test_the_target_is_met_within_one_percent(steps, target, structure_lr):
     _, mutator = search(steps, target, structure_lr=structure_lr)
     assert 0.99 * target <= share(mutator) <= target
@@ -64,20 +70,16 @@ def test_the_target_is_met_within_one_percent(steps, target, structure_lr):
 
 
 def test_before_anything_is_fixed():
-    _, mutator = search(1, 0.5)
-    mutator.settled.fill_(False)
-    mutator.set_progress(0.1)
-    assert mutator.structure().budget.within
+    _, mutator = search(2, 0.5, end=0.2)
+    assert not mutator.settled and mutator.structure().budget.within
 
 
 @pytest.mark.parametrize('gone', [(0.0, 0.0), (0.3, 0.0)])
 def test_blocks_that_all_went_return_before_widths_are_refined(gone):
     """And with them what the search asks for: the soft cost is on the target again."""
-    model, mutator = search(1, 0.85)
-    mutator.settled.fill_(False)
+    model, mutator = search(4, 0.85, end=0.49)
     mutator.keep_ratio.fill_(1.0)
     mutator.keep_ratio[mutator.is_depth] = torch.tensor(gone)
-    mutator.last_progress.fill_(0.49)
     importance = mutator.importance.clone()
     mutator.set_progress(0.5)
     x = torch.rand(8, 1, 4, 4)

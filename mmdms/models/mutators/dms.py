@@ -157,8 +157,6 @@ class DMSMutator(BaseMutator):
             return
         self._faults = 0
         importance = moving_average(self.importance, taylor, self.importance_decay)
-        if self.phase == 'refine' and self.schedule.phase(float(self.last_progress)) == 'shrink':
-            self._return_blocks()
         if self.phase == 'refine':  # blocks are kept or gone for good: nothing is learnt of them any more
             importance = torch.where(self.is_depth[self.unit], self.importance, importance)
         self.importance.copy_(importance)
@@ -166,6 +164,8 @@ class DMSMutator(BaseMutator):
             self._informed = bool(importance.any())
             if not self._informed:
                 self.watch.without_importance()
+        if self.phase == 'refine' and self.schedule.phase(float(self.last_progress)) == 'shrink':
+            self._return_blocks()
         self.velocity.mul_(self.structure_momentum).add_(slope / size.clamp(min=1e-12))
         if self.phase == 'refine':
             self.velocity.masked_fill_(self.is_depth, 0.0)  # what it had of the phase before would move them on
@@ -233,8 +233,8 @@ class DMSMutator(BaseMutator):
 
     def _return_blocks(self) -> None:
         """Bring back the blocks without which no widths cost as much as the budget allows."""
-        preference = self._preference()._asdict()
-        fitter = Fitter(self.space, self.metric, self.target, divisors=self.divisors, **preference)
+        searched = dict(keep_ratio=self.keep_ratio, ranks=self._ranks(), importance=self.importance)
+        fitter = Fitter(self.space, self.metric, self.target, divisors=self.divisors, **searched)
         kept = fitter.depth_within_reach().to(self.keep_ratio)
         self.keep_ratio.copy_(torch.where(self.is_depth & (kept > self.keep_ratio), kept, self.keep_ratio))
 
