@@ -61,7 +61,7 @@ def remove_blocks(model: nn.Module, names: Iterable[str], tuples: Collection[str
     """Put a :class:`Passthrough` in the place of every named block, in place.
 
     Args:
-        tuples: blocks that return a tuple though they pass on one argument alone.
+        tuples: blocks that return a tuple of one tensor.
     """
     for name in names:
         parent, _, child = name.rpartition('.')

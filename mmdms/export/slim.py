@@ -36,7 +36,7 @@ def slim(model: nn.Module, space: SearchSpace, structure: Structure, share_tenso
     adapt(subnet)
     set_sizes(subnet, kept_sizes(space, mask))
     replace_tensors(subnet, sliced_tensors(subnet, space, mask))
-    remove_blocks(subnet, removed_blocks(space, mask))
+    remove_blocks(subnet, removed_blocks(space, mask), space.tuples)
     return subnet
 
 

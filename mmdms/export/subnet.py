@@ -23,6 +23,7 @@ def build_subnet(
     shapes: Mapping[str, Sequence[int]],
     removed: Sequence[str] = (),
     sizes: Mapping[str, int | Sequence[int]] | None = None,
+    tuples: Sequence[str] = (),
     data_preprocessor: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Build ``architecture`` with smaller tensors and without some blocks.
@@ -35,6 +36,7 @@ def build_subnet(
         shapes: name of every parameter and buffer that shrank, with its shape.
         removed: names of the blocks that a pass-through replaces.
         sizes: attributes of modules that shrank and follow from no shape (heads), by ``'module.attribute'``.
+        tuples: of the removed blocks those that return a tuple of one tensor.
         data_preprocessor: of the architecture, as mmengine passes it.
 
     Raises:
@@ -46,7 +48,7 @@ def build_subnet(
     unknown = [name for name in removed if name not in modules]
     if unknown:
         raise StructureError(f'the architecture has no block {unknown[0]!r} to remove')
-    remove_blocks(model, removed)
+    remove_blocks(model, removed, tuples)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     new = {}
     for name, shape in shapes.items():
@@ -83,13 +85,16 @@ def subnet_config(
         for name, size in kept_sizes(space, mask).items()
         if size != whole[name] and name.rpartition('.')[0] in modules
     }
-    return dict(
+    removed = removed_blocks(space, mask)
+    config = dict(
         type='mmdms.Subnet',
         architecture=without_pretrained(architecture),
         shapes=shapes,
-        removed=removed_blocks(space, mask),
+        removed=removed,
         sizes=sizes,
     )
+    tuples = [name for name in removed if name in space.tuples]
+    return {**config, 'tuples': tuples} if tuples else config
 
 
 def without_pretrained(config: Any) -> Any:

@@ -206,6 +206,7 @@ def freeze_units(space: SearchSpace, faults: dict[int, str]) -> SearchSpace:
         branches=space.branches,
         held=held_after(space, list(faults)),
         kernels=space.kernels,
+        tuples=space.tuples,
     )
 
 

@@ -58,7 +58,7 @@ class BlockCall:
     """One call of a module that stands in a row of modules.
 
     ``others`` holds the labels in and out of further tensors that it takes and
-    hands on, ``outputs`` how many of its arguments it hands on in all.
+    hands on, ``outputs`` how many of its arguments it hands on in all, and ``in_tuple`` whether in a tuple.
     """
 
     name: str
@@ -68,6 +68,12 @@ class BlockCall:
     problem: str | None = None
     others: tuple[tuple[Tensor, Tensor], ...] = ()
     outputs: int = 1
+    in_tuple: bool = False
+
+    @property
+    def returns_one_in_a_tuple(self) -> bool:
+        """Whether it returns a tuple of one tensor."""
+        return self.in_tuple and self.outputs == 1
 
     @property
     def streams(self) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -77,6 +77,7 @@ class SearchSpace:
     # Dimension of a parameter -> per position the row of ``frozen`` that says why it stays, -1 where it may go.
     held: Mapping[tuple[str, int], Tensor] = field(default_factory=dict)
     kernels: frozenset[tuple[str, int]] = frozenset()  # dimensions that are spatial extents of convolutions
+    tuples: Collection[str] = ()  # blocks that return a tuple of one tensor
 
     @property
     def offsets(self) -> list[int]:

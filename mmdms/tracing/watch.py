@@ -113,7 +113,8 @@ class Watcher:
         if not streams or len(handed_on) > len(args):
             return
         (before, after), *others = streams
-        block = BlockCall(name, before, after, identity, problem, tuple(others), len(handed_on))
+        in_tuple = isinstance(output, tuple)
+        block = BlockCall(name, before, after, identity, problem, tuple(others), len(handed_on), in_tuple)
         self._tracer.trace.blocks.setdefault(name, block)
 
 

@@ -171,3 +171,38 @@ def test_channels_last_of_three_dimensions():
     subnet = cut(net, build_search_space(net, x))
     assert subnet.out.weight.shape[1] == 4
     assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in (subnet.a.weight, subnet.out.weight))
+
+
+class InTuple(nn.Module):
+    """A layer as transformers writes them: the states in a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 6)
+
+    def forward(self, states, mask=None):
+        return (states + self.b(F.relu(self.a(states))),)
+
+
+class Stack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out = nn.Linear(5, 6), nn.Linear(6, 2)
+        self.layers = nn.ModuleList([InTuple(), InTuple(), InTuple()])
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x, None)[0]
+        return self.out(x)
+
+
+def test_blocks_that_return_a_tuple_of_one():
+    torch.manual_seed(0)
+    model, x = Stack(), torch.rand(1, 3, 5)
+    space = space_of(model, x)
+    assert ('layers', 'depth', 3) in [(unit.name, unit.kind, unit.total) for unit in space.units]
+    assert space.tuples == {'layers.0', 'layers.1', 'layers.2'}
+    subnet = cut(model, space, blocks=1, ratio=1)
+    expected = model.out(model.layers[0](model.stem(x))[0])
+    torch.testing.assert_close(subnet(x), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.optim import SGD
 from mmdms import DMSMutator
 from mmdms.copying import copy_network
 from mmdms.engine import CPUAmpOptimWrapper
+from mmdms.errors import SearchWarning
 from mmdms.tracing.search_space import SearchSpace
 from mmdms.utils.detection import is_detector
 
@@ -109,7 +111,9 @@ def search_steps(
         mutator.set_progress(progress)
         mutator.keep_ratio[mutator.is_depth] = depth
         mutator.importance.zero_()
-        loss, not_trained = training_step(model, config, input_shape, wrapper=wrapper)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', SearchWarning)  # of a network that cannot train: its step is in evaluation
+            loss, not_trained = training_step(model, config, input_shape, wrapper=wrapper)
         if not not_trained and not mutator.importance.any():
             raise FloatingPointError(f'no mask has a finite gradient at progress {progress}')
         losses.append(loss)
