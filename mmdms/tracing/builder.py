@@ -79,9 +79,7 @@ class SearchSpaceBuilder:
             {name: trace.branches[name] for group in blocks.values() for name in group if name in trace.branches},
             held,
             frozenset(dimensions.kernels),
-            frozenset(
-                name for group in blocks.values() for name in group if trace.blocks[name].returns_one_in_a_tuple
-            ),
+            {name for group in blocks.values() for name in group if trace.blocks[name].returns_one_in_a_tuple},
         )
         space.costs = self._costs(space, element)
         return space
