@@ -19,7 +19,7 @@ class Passthrough(nn.Module):
 
     Some networks read attributes of their blocks (``nn.TransformerEncoder`` reads ``layers[0].self_attn``): those of
     the removed block are found here too, with empty tensors for weights. They are in no ``state_dict`` and cost
-    nothing. Methods of the block are not: they could not compute anything.
+    nothing. Methods of the block are not, nor what its forward leaves behind: nothing is computed here.
 
     Args:
         streams: arguments that are passed on.
@@ -82,15 +82,16 @@ def pass_through(block: nn.Module, streams: int = 1, in_tuple: bool = False) -> 
 
 
 def _without_weights(block: nn.Module) -> nn.Module:
-    """A copy of a block whose tensors are empty."""
+    """A copy of a block whose weights are empty, and which keeps nothing that a forward pass has left behind."""
     memo: dict[int, Any] = {}
-    for module in block.modules():
-        plain = [value for value in module.__dict__.values() if isinstance(value, Tensor)]
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *plain):
-            if tensor is not None:
-                empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-                memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
-    return copy_network(block, memo)
+    for tensor in (*block.parameters(), *block.buffers()):
+        empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        memo[id(tensor)] = nn.Parameter(empty, False) if isinstance(tensor, nn.Parameter) else empty
+    copied = copy_network(block, memo)
+    for module in copied.modules():
+        for name in [name for name, value in module.__dict__.items() if isinstance(value, Tensor)]:
+            del module.__dict__[name]
+    return copied
 
 
 # ---- a class whose forward has the arguments of the block's, so that torch.jit.script can read it ------------------

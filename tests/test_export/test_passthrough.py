@@ -109,6 +109,7 @@ class Call(nn.Module):
 
 def test_attributes_of_the_block_without_its_weights():
     block = Block().train(False)
+    block.features = block(image(4))
     standing = pass_through(block)
     assert standing.stride == 2 and isinstance(standing.a, nn.Conv2d) and standing.a.out_channels == 6
     assert standing.a.weight.numel() == 0 and block.a.weight.numel() > 0
@@ -117,6 +118,7 @@ def test_attributes_of_the_block_without_its_weights():
     assert standing.half().a.weight.dtype is torch.float16
     with pytest.raises(AttributeError, match="'Passthrough' object has no attribute 'nothing'"):
         standing.nothing  # noqa: B018
+    assert not hasattr(standing, 'features')
     linear = pass_through(nn.Linear(2, 2))
     assert not hasattr(linear, 'reset_parameters')  # methods could not compute anything: init_weights and the like
 
