@@ -78,9 +78,14 @@ class TorchAttentionAdapter(HeadMasks):
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self.projected(query, key, value)
         q, k = self.contract('query', q, k)
-        attention = self.add_mask((q * self.scale) @ k.transpose(-2, -1), attn_mask, key_padding_mask)
-        attention = F.dropout(attention.softmax(-1), self.dropout, self.training)
-        out = self.out_proj((attention @ v).transpose(1, 2).flatten(2))
+        if need_weights or attn_mask is not None or key_padding_mask is not None:
+            attention = self.add_mask((q * self.scale) @ k.transpose(-2, -1), attn_mask, key_padding_mask)
+            attention = F.dropout(attention.softmax(-1), self.dropout, self.training)
+            mixed = attention @ v
+        else:  # fused, as in the module itself, and so not counted
+            dropout = self.dropout if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         weights = self.weights(attention, average_attn_weights) if need_weights else None
         if not batched:
             return out[0], None if weights is None else weights[0]

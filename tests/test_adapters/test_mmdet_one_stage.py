@@ -215,6 +215,7 @@ def layers():
         module = nn.MultiheadAttention(16, 4, batch_first=True, **options)
         key, value = noise(2, 7, options.get('kdim', 16)), noise(2, 7, options.get('vdim', 16))
         yield module, tokens, key, value
+        yield module, tokens, key, value, None, False
         if not module.add_zero_attn and module.bias_k is None:
             yield module, tokens, key, value, hidden, True, noise(8, 5, 7) > 1
             yield module, tokens, key, value, None, False, noise(5, 7), False
