@@ -10,6 +10,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / 'tools'))  # at the end: tools/test.py must hide nothing
 
 from sweep import gates  # noqa: E402
+from sweep.counted import TOLERANCE  # noqa: E402
 from sweep.measure import measure  # noqa: E402
 from sweep.zoo import read_zoo  # noqa: E402
 
@@ -49,3 +50,5 @@ def test_network(config):
     assert record['prunable_flops_fraction'] >= gates.FRACTION[entry.kind], record['frozen']
     assert math.isfinite(row['loss'])
     assert 0 < row['flops_ratio'] < 0.5
+    for counted in (record, row):
+        assert counted['flops'] == pytest.approx(counted['mmengine_flops'], rel=TOLERANCE), record['flops_reasons']

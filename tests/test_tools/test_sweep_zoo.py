@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
+from mmdms.api import build_search_space
 from mmdms.utils.config import load_config
 
 from .conftest import ROOT
@@ -19,6 +21,7 @@ sys.path.append(str(ROOT / 'tools'))  # at the end: tools/test.py must not hide 
 
 from quality.records import read_records  # noqa: E402
 from sweep import gates, runner  # noqa: E402
+from sweep.counted import compared, reasons  # noqa: E402
 from sweep.report import make_report  # noqa: E402
 from sweep.zoo import DETECTORS, LEFT_OUT, ZOO, Entry, read_left_out, read_zoo  # noqa: E402
 
@@ -70,6 +73,38 @@ FAILED = dict(config=LENET, kind='convolutional', listed_shape='', stage='trace'
 @pytest.fixture
 def record():
     return copy.deepcopy(RECORD)
+
+
+# ---- FLOPs ----------------------------------------------------------------------------
+
+
+def test_flops_beside_those_of_mmengine(record):
+    """A network that differs by more than a thousandth is listed, and misses its gate unless the reason is known."""
+    assert 'mmengine too' not in make_report([entry_of(record)], [record])
+    record.update(mmengine_flops=record['flops'] + 1_000_000, flops_reasons=[])
+    record['seeds'][0].update(flops=1_000_000, mmengine_flops=1_000_500)
+    assert gates.misses(record) == []
+    assert 'at most 0.1%' in make_report([entry_of(record)], [record])
+    record['seeds'][0]['mmengine_flops'] = 1_250_000
+    assert 'differ from mmengine' in gates.misses(record)[0]
+    assert '-0.06% and -20.00%: no known reason' in make_report([entry_of(record)], [record])
+    record['flops_reasons'] = ['mmengine leaves out recurrent layers']
+    assert gates.misses(record) == []
+    assert '-20.00%: mmengine leaves out recurrent layers' in make_report([entry_of(record)], [record])
+
+
+@pytest.mark.parametrize(
+    'layer, reason',
+    [(torch.nn.Conv2d(3, 4, 3, padding='same'), "padding='same'"), (torch.nn.Conv2d(3, 4, 3, padding=1), None)],
+)
+def test_reasons_of_a_difference(layer, reason):
+    network = torch.nn.Sequential(layer, torch.nn.Conv2d(4, 5, 1)).eval()
+    space = build_search_space(network, torch.rand(1, 3, 8, 8), verify=False)
+    counted = compared(network, space, None, (torch.rand(1, 3, 8, 8),))
+    # 3 * 4 * 9 and 4 * 5 products at each of 64 positions.
+    assert counted['flops'] == 64 * (108 + 20)
+    assert counted['mmengine_flops'] == 64 * (20 if reason else 128)
+    assert [reason in found for found in reasons(network, space)] == ([True] if reason else [])
 
 
 # ---- The list -------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .counted import TOLERANCE, too_far
+
 PARITY = 1e-8
 """Largest difference of the sliced from the masked network in float64, as a share of the largest output."""
 RELOAD = 1e-5
@@ -54,6 +56,8 @@ def misses(record: dict[str, Any]) -> list[str]:
         found.append(f'fraction {cut(record["prunable_flops_fraction"])} < {gate:g}')
     if record.get('unlisted'):  # older records have none
         found.append(f'unlisted {len(record["unlisted"])} dimensions, the first of {record["unlisted"][0]}')
+    if too_far(record) and not record.get('flops_reasons'):
+        found.append(f'FLOPs differ from mmengine by more than {TOLERANCE:g}')
     for row in seeds:
         if not math.isfinite(row['loss']):
             found.append(f'loss {row["loss"]} with seed {row["seed"]}')

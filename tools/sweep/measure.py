@@ -34,6 +34,7 @@ from mmdms.utils.config import load_config
 from mmdms.utils.example import example_of
 from mmdms.utils.input_shape import infer_input_shape
 
+from .counted import compared, reasons
 from .training import search_steps, training_step
 from .zoo import Entry
 
@@ -63,7 +64,8 @@ def measure(
         at the end in MB, and for every seed ``parity``, the share of FLOPs that is left, ``loss``, what mmpretrain
         said if it does not train the network (``not_trained``) and, for the first, ``reload``. ``widths_parity`` is of
         the first seed with all blocks in place, ``search_losses`` of two steps of a search, in float32 if the network
-        cannot in bfloat16 (``no_bfloat16`` says why).
+        cannot in bfloat16 (``no_bfloat16`` says why). Beside ``flops`` of the network and of the first seed are
+        ``mmengine_flops``; ``flops_reasons`` may explain a difference.
 
     Raises:
         Whatever a stage raises.
@@ -79,7 +81,8 @@ def measure(
     shape = entry.input_shape or infer_input_shape(config)
     record['input_shape'] = list(shape)
     model = build(config)
-    inputs = example_of(model, shape).inputs
+    example = example_of(model, shape)
+    inputs, real_inputs = example.inputs, example.flops_inputs or example.inputs
 
     begin('trace')
     since, wall = time.process_time(), time.perf_counter()
@@ -100,12 +103,16 @@ def measure(
         unlisted=[f'{d.parameter}, dimension {d.dim}' for d in dimensions if d.state == 'unlisted'],
         seeds=[],
     )
+    begin('count FLOPs')
+    record.update(compared(model, space, None, real_inputs, tensor_forward), flops_reasons=reasons(model, space))
     for seed in seeds:
         row: dict[str, Any] = dict(seed=seed)
         begin(f'slice and compare, seed {seed}')
         structure = random_structure(space, RATIO, seed)
         row['flops_ratio'] = space.cost('flops', space.mask(structure)) / record['flops']
         row['parity'] = check_parity(model, space, structure, inputs, tensor_forward).to_dict()
+        if seed == seeds[0]:
+            row.update(compared(model, space, structure, real_inputs, tensor_forward))
         if seed == seeds[0] and reload:
             begin('export and reload')
             row['reload'] = export_and_reload(config, model, space, structure, inputs)

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from mmdms.tracing.held import INPUT
 
+from .counted import TOLERANCE, difference, too_far
 from .gates import FRACTION, PARITY, PEAK_MB, RELOAD, TRACE_SECONDS, cut, misses, parity_of
 from .provenance import PACKAGES
 from .zoo import Entry
@@ -67,7 +68,7 @@ proposal network and of the RoI head on given proposals (20 to compare, as many 
 {table}
 
 {counts}
-{remarks}
+{flops}{remarks}
 ## What is frozen
 
 What stays as it is, with the reason. "{output}" and "{input}" are left out: they hold for
@@ -102,6 +103,7 @@ def make_report(entries: Sequence[Entry], records: Sequence[dict[str, Any]]) -> 
         table=tabulate(rows, headers=HEADS, tablefmt='pipe', disable_numparse=True, colalign=_alignment(rows)),
         counts='\n'.join(lines),
         frozen='\n\n'.join(filter(None, map(_frozen, found))) or 'Nothing else.',
+        flops=_flops_beside_mmengine(found),
         remarks=_remarks(found),
         parity=PARITY,
         seconds=TRACE_SECONDS,
@@ -119,6 +121,22 @@ def _verdict(records: Sequence[dict[str, Any]]) -> str:
     if missing:
         text += ' The others:\n\n' + '\n'.join(f'- {name}: {"; ".join(found)}' for name, found in missing)
     return text
+
+
+def _flops_beside_mmengine(records: Sequence[dict[str, Any]]) -> str:
+    """Networks whose FLOPs are not those of mmengine, with the reason; nothing of records that do not have both."""
+    both = [record for record in records if 'mmengine_flops' in record]
+    if not both:
+        return ''
+    lines = []
+    for record in filter(too_far, both):
+        rows = [record, *(row for row in record['seeds'] if 'mmengine_flops' in row)]
+        shares = ' and '.join(f'{difference(row["flops"], row["mmengine_flops"]):+.2%}' for row in rows)
+        lines.append(f'- {_name(record)}: {shares}: {"; ".join(record["flops_reasons"]) or "no known reason"}')
+    text = f'\nFLOPs of {len(both)} networks, and of a random structure of each, were counted by mmengine too. '
+    if not lines:
+        return text + f'They differ by at most {TOLERANCE:.1%}.\n'
+    return text + f'These differ by more than {TOLERANCE:.1%}, whole and cut:\n\n' + '\n'.join(lines) + '\n'
 
 
 def _remarks(records: Sequence[dict[str, Any]]) -> str:
