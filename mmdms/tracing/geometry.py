@@ -95,7 +95,8 @@ def scale_costs(trace: Trace, forward: Callable[..., Any], inputs: Inputs) -> No
         inputs: of its call (see :meth:`ExampleCall.of`), at the size at which FLOPs are counted.
 
     Raises:
-        GeometryError: if the network does other operations on these inputs than on those that were traced.
+        GeometryError: if the network does other operations on these inputs than on those that were traced, or one
+            that did nothing there.
     """
     mode = Geometry()
     # Gradients stay on, as in the trace: without them PyTorch chooses other products. Nothing is kept for them.
@@ -107,7 +108,11 @@ def scale_costs(trace: Trace, forward: Callable[..., Any], inputs: Inputs) -> No
             f'the network does other operations on its real input ({len(real)} that cost something) than on a small '
             f'one ({len(small)})'
         )
-    for operation, (_, amount) in zip(small, real, strict=True):
+    for operation, (packet, amount) in zip(small, real, strict=True):
+        if not operation.work:
+            if amount:
+                raise GeometryError(f'{packet} has nothing to do on a small input, and something on the real one')
+            continue  # a product of no rows (masks of objects where there are none) costs nothing
         for index in operation.costs:
             term = trace.costs[index]
             trace.costs[index] = replace(term, coefficient=term.coefficient * amount / operation.work)

@@ -64,3 +64,18 @@ def test_other_operations_at_the_real_size_are_an_error():
     net = Net(lambda net, x: net.b(net.a(x)) if x.size(-1) < 8 else net.a(x), a=conv(3, 4), b=conv(4, 4))
     with pytest.raises(GeometryError, match=r'real input \(1 that cost something\) than on a small one \(2\)'):
         build_search_space(net, image(4), flops_inputs=image(8))
+
+
+@pytest.mark.parametrize(('rows', 'real'), [(0, 0), (0, 2)])
+def test_a_product_of_no_rows(rows, real):
+    """Masks of objects where there are none cost nothing; of objects at the real size alone, they cannot be scaled."""
+    model = Net(lambda net, x, n: (net.a(x), x.flatten(2)[0, :, :n].T @ x.flatten(2)[0]), a=conv(3, 4), b=conv(4, 2))
+    inputs, large = (image(8), rows), (image(16), real)
+    if real:
+        with pytest.raises(GeometryError, match='nothing to do on a small input'):
+            build_search_space(model, inputs, flops_inputs=large)
+    else:
+        space = build_search_space(model, inputs, flops_inputs=large)
+        exact = build_search_space(model, large)
+        full = torch.ones(space.num_elements)
+        assert space.cost('flops', full) == exact.cost('flops', full) > 0

@@ -560,3 +560,12 @@ def test_attention_with_a_key_of_its_own(option):
 
     space = space_of(Net(run, a=conv(3, 6), attention=attention, out=nn.Linear(6, 2)), image())
     assert 'attention' in ''.join(reasons(space))
+
+
+def test_nothing_joined_with_nothing():
+    """Lists of boxes, say, of an image without any."""
+    model = Net(
+        lambda net, x: (net.b(net.a(x)), torch.cat([x.new_zeros(0), x.new_zeros(0)])), a=conv(3, 4), b=conv(4, 2)
+    )
+    space = build_search_space(model, torch.rand(1, 3, 4, 4))
+    assert [unit.total for unit in space.units] == [4]

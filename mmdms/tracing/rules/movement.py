@@ -132,6 +132,8 @@ def join(t: Tracer, call: Call) -> Tensor:
         parts = [part.unsqueeze(dim) for part in parts]
     # Legacy: torch.cat skips one-dimensional empty tensors.
     parts = [part for part in parts if part.shape != (0,)]
+    if not parts:
+        return no_labels(call.out.shape)
     dim %= parts[0].dim()
     for other in range(parts[0].dim()):
         if other != dim and all(part.stride(other) == 0 or part.size(other) == 1 for part in parts):
