@@ -15,12 +15,16 @@ from torch.utils._pytree import tree_map
 
 
 @contextmanager
-def float64() -> Iterator[None]:
-    """Everything is computed in float64, also what a forward creates (a position encoding, say)."""
+def float64(coarse: bool = False) -> Iterator[None]:
+    """Everything is computed in float64, also what a forward creates (a position encoding, say).
+
+    Args:
+        coarse: move every result of a layer by up to ``COARSE`` of itself, at random, as if fewer bits were kept.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with Promote():
+        with Promote(coarse):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -34,13 +38,20 @@ class Promote(TorchFunctionMode):
     held in float64 at any time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, coarse: bool = False) -> None:
         super().__init__()
+        self._noise = torch.Generator().manual_seed(0) if coarse else None
         # Written again and again: between results that stay, memory that is given back is not found again.
         self._scratch = torch.empty(PIECE, dtype=torch.float64)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        result = self._run(func, args, kwargs or {})
+        if self._noise is None or func not in LAYERS:
+            return result
+        share = torch.empty_like(result).uniform_(-COARSE, COARSE, generator=self._noise)
+        return result * (1 + share)
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if func == DTYPE:  # a forward that casts to the type of its weights
             found = func(*args)
             return torch.float64 if found.is_floating_point else found
@@ -145,6 +156,9 @@ WIDER: dict[Any, Any] = {
 
 PRODUCTS = {torch.Tensor.mul, torch.mul}
 LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
+
+COARSE = 2.0**-44
+"""As a share; 512 times what float64 rounds by."""
 
 PIECE = 1 << 19
 """So many values of a weight are held in float64 at a time (4 MB)."""
