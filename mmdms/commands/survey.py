@@ -25,6 +25,7 @@ from ..utils.architecture import build_architecture, check_input_shape, tensor_f
 from ..utils.config import check_model_types, require_keys
 from ..utils.example import example_of
 from ..utils.input_shape import infer_input_shape
+from .offline import no_downloads, weights_named
 
 
 def survey(
@@ -58,7 +59,11 @@ def survey(
     init_default_scope(config.get('default_scope') or 'mmengine')
     check_model_types(config)
     architecture = model_config['architecture'] if searched else model_config
-    model = build_architecture(architecture, config.get('data_preprocessor'))
+    left_out = weights_named('model', config.model)
+    if left_out:
+        print(f'built without pretrained weights, which a survey does not need: {", ".join(left_out)} left out')
+    with no_downloads(model_config):
+        model = build_architecture(architecture, config.get('data_preprocessor'))
     patterns = {key: model_config[key] for key in ('include', 'exclude') if searched and key in model_config}
     begin = time.perf_counter()
     space = build_model_space(model, shape, **patterns)

@@ -98,10 +98,13 @@ def subnet_config(
 
 
 def without_pretrained(config: Any) -> Any:
-    """A config without ``init_cfg`` that load the supernet's pretrained weights: they no longer fit."""
+    """A config without the supernet's pretrained weights, by ``init_cfg`` or ``pretrained``: they no longer fit."""
     if isinstance(config, Mapping):
         found = {}
         for key, value in config.items():
+            if key == 'pretrained' and value is not None:
+                found[key] = False if isinstance(value, bool) else None
+                continue
             if key == 'init_cfg':
                 items = value if isinstance(value, (list, tuple)) else [value]
                 # Some backbones take a checkpoint without a type.
