@@ -1,6 +1,7 @@
 """Adapters of module types whose sizes are written into their Python; importing this registers them."""
 
 from . import attention as attention
+from . import carafe as carafe
 from . import channel_attention as channel_attention
 from . import conformer as conformer
 from . import convnets as convnets
@@ -17,6 +18,7 @@ from . import levit as levit
 from . import multihead as multihead
 from . import mvit as mvit
 from . import norms as norms
+from . import optical_flow as optical_flow
 from . import repmlp as repmlp
 from . import roi as roi
 from . import shuffle as shuffle

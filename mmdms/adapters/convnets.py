@@ -21,6 +21,13 @@ class Bottle2neckAdapter(Adapter):
 
 
 @ADAPTERS.register_module()
+class MMDetBottle2neckAdapter(Bottle2neckAdapter):
+    """The same block, as mmdet has it."""
+
+    adapts = 'mmdet.models.backbones.res2net.Bottle2neck'
+
+
+@ADAPTERS.register_module()
 class RepVGGBlockAdapter(Adapter):
     """RepVGG: parallel branches, in whose stead one convolution is built when it is deployed."""
 

@@ -45,6 +45,24 @@ class DyReLUAdapter(Adapter):
 
 
 @ADAPTERS.register_module()
+class DIIHeadAdapter(Adapter):
+    """A stage of Sparse R-CNN: queries are reshaped to their width."""
+
+    adapts = 'mmdet.models.roi_heads.bbox_heads.dii_head.DIIHead'
+
+    def resized(self, old: Shapes) -> None:
+        """The width of queries follows the layer that makes weights of them."""
+        self.in_channels = self.instance_interactive_conv.dynamic_layer.in_features
+
+
+@ADAPTERS.register_module()
+class DynamicMaskHeadAdapter(DIIHeadAdapter):
+    """The mask of a stage of QueryInst: as for its boxes."""
+
+    adapts = 'mmdet.models.roi_heads.mask_heads.dynamic_mask_head.DynamicMaskHead'
+
+
+@ADAPTERS.register_module()
 class NonLocalAdapter(Adapter):
     """Pixels that attend to each other: what is compared and what is handed on are of widths of their own."""
 
