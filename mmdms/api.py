@@ -21,7 +21,7 @@ from .tracing.search_space import SearchSpace
 from .tracing.tracer import trace
 from .trees import check_comparable
 from .utils.architecture import tensor_forward
-from .utils.example import example_of
+from .utils.example import check_runs, example_of
 
 
 def build_search_space(
@@ -97,6 +97,7 @@ def build_model_space(
 
     Raises:
         ConfigError: for a pattern that matches nothing.
+        ModelError: if the network does not run, with the reason.
     """
     example = example_of(model, input_shape)
     patterns: dict[str, Any] = dict(include=include, exclude=exclude)
@@ -107,6 +108,9 @@ def build_model_space(
     except GeometryError as error:
         print(f'traced at its real size {tuple(input_shape[1:])}, which takes longer: {error}')
         return build_search_space(model, example.flops_inputs or example.inputs, forward=tensor_forward, **patterns)
+    except Exception:  # a network that does not run may raise anything
+        check_runs(model, example.inputs)
+        raise
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -68,7 +68,9 @@ def detector_forward(model: nn.Module) -> Callable[..., Any]:
     """A function of the arguments of :func:`detector_inputs` that gives the raw outputs of all heads."""
 
     def dense(images: Tensor) -> Any:
-        return model(images, samples_of(images), mode='tensor')
+        # A head that masks positive boxes masks nothing without one, and then nobody would see a mistake in it.
+        masks_boxes = hasattr(getattr(model, 'bbox_head', None), 'get_positive_infos')
+        return model(images, samples_of(images, boxed=masks_boxes), mode='tensor')
 
     detector: Any = model  # its parts are modules and methods that nn.Module does not declare
 
@@ -80,20 +82,61 @@ def detector_forward(model: nn.Module) -> Callable[..., Any]:
         first = detector.rpn_head(features) if getattr(detector, 'with_rpn', False) else ()
         return first, detector.roi_head.forward(features, found, samples_of(images))
 
-    return two_stage if has_proposals(model) else dense
+    def refined(images: Tensor) -> Any:
+        features = detector.extract_feat(images)
+        queries = detector.rpn_head.init_proposal_features.weight
+        # Its own boxes are parameters, with sides below 0 before they are initialised.
+        boxes = spread_boxes(len(queries), images.shape[-2], images.shape[-1]).to(images)
+        return _stages(detector.roi_head, features, boxes, queries, samples_of(images))
+
+    if has_proposals(model):
+        return two_stage
+    return refined if _is_a(getattr(model, 'roi_head', None), 'mmdet', 'SparseRoIHead') else dense
 
 
-def samples_of(images: Tensor) -> list[Any]:
-    """What the data preprocessor knows of unpadded images (B, C, H, W): transformers ask for their sizes."""
+def _stages(head: Any, features: Any, boxes: Tensor, queries: Tensor, samples: list[Any]) -> list[Any]:
+    """Raw outputs of all stages of a RoI head that refines boxes by queries, as in a test.
+
+    The ``forward`` of mmdet's ``SparseRoIHead`` computes losses, and so wants ground truth.
+
+    Args:
+        head: a ``SparseRoIHead``.
+        features: of the neck, one map (B, C, H, W) per level.
+        boxes: those of the first stage, (n, 4), of every image.
+        queries: one per box, (n, width).
+        samples: one per image.
+    """
+    from mmdet.structures.bbox import bbox2roi
+
+    proposals, given = [boxes] * len(samples), queries.expand(len(samples), -1, -1)
+    found: list[Any] = []
+    for stage in range(head.num_stages):
+        results = head._bbox_forward(stage, features, bbox2roi(proposals), given, [s.metainfo for s in samples])
+        given, proposals = results['object_feats'], results['detached_proposals']
+        found += [results['cls_score'], results['decoded_bboxes']]
+        if head.with_mask:  # of all boxes; in a test, of those that are left after the last stage
+            masked = head._mask_forward(stage, features, bbox2roi(proposals), results['attn_feats'].flatten(0, 1))
+            found.append(masked['mask_preds'])
+    return found
+
+
+def samples_of(images: Tensor, boxed: bool = False) -> list[Any]:
+    """What the data preprocessor knows of unpadded images (B, C, H, W): transformers ask for their sizes.
+
+    Args:
+        images: (B, C, H, W).
+        boxed: whether the middle of every image is an object, of class 0; else there is none.
+    """
     from mmdet.structures import DetDataSample
     from mmengine.structures import InstanceData
 
-    empty = InstanceData(bboxes=images.new_zeros(0, 4), labels=images.new_zeros(0, dtype=torch.long))
-    shape = tuple(images.shape[-2:])
+    shape = height, width = tuple(images.shape[-2:])
+    boxes = images.new_tensor([[width, height, 3 * width, 3 * height]] if boxed else []).view(-1, 4) / 4
+    objects = InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.long, device=images.device))
     known = dict(
         img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0), img_id=0
     )
-    return [DetDataSample(metainfo=known, gt_instances=empty) for _ in images]
+    return [DetDataSample(metainfo=known, gt_instances=objects) for _ in images]
 
 
 def _is_a(model: Any, package: str, name: str) -> bool:
