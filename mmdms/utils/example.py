@@ -86,9 +86,9 @@ def _problem(model: nn.Module, inputs: tuple[Any, ...]) -> str | None:
         kernel = NO_KERNEL.search(str(error))
         if kernel is not None:
             return (
-                f'operation {kernel[1]!r} has no kernel for the CPU, where networks are traced and verified: set another '
-                'type of layer with --cfg-options, or write an adapter that computes the same with operations of '
-                'PyTorch (docs/adapters.md)'
+                f'operation {kernel[1]!r} has no kernel for the CPU, where networks are traced and verified: set '
+                'another type of layer with --cfg-options, or write an adapter that computes the same with operations '
+                'of PyTorch (docs/adapters.md)'
             )
         place = traceback.extract_tb(error.__traceback__)[-1]
         first = next(iter(str(error).splitlines()), '')

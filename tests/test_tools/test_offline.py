@@ -8,7 +8,7 @@ from torch import nn
 
 from mmdms.commands.offline import no_downloads, weights_named
 from mmdms.commands.survey import survey
-from mmdms.errors import ConfigError
+from mmdms.errors import ConfigError, ModelError
 from mmdms.export.subnet import without_pretrained
 from mmdms.registry import MODELS
 from mmdms.utils.architecture import build_architecture
@@ -83,3 +83,34 @@ def test_the_network_is_back_afterwards():
     with pytest.raises(ConfigError, match='the model wants a download from weights'), no_downloads({}):
         urllib.request.urlopen('https://weights.invalid/')
     assert socket.getaddrinfo is before
+
+
+@MODELS.register_module()
+class Fails(Around):
+    """A network that does not run."""
+
+    message = 'no such thing'
+
+    def forward(self, x):
+        raise RuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    ('message', 'expected'),
+    [
+        (
+            'no such thing',
+            r'does not run on an image of 3x8x8.*RuntimeError: no such thing \(.*test_offline\.py:\d+\)',
+        ),
+        (
+            'wiggle_forward_impl: implementation for device cpu not found.\n',
+            "operation 'wiggle_forward' has no kernel",
+        ),
+    ],
+)
+def test_a_network_that_does_not_run(monkeypatch, message, expected):
+    monkeypatch.setattr(Fails, 'message', message)
+    config = config_of()
+    config.model.type = 'mmdms.Fails'
+    with pytest.raises(ModelError, match=expected):
+        survey(config, [3, 8, 8])
