@@ -2,7 +2,7 @@
 
 Every network has a number, its seed, and is the same in every run. Each is traced and verified, searched for three
 steps, sliced, compared with its masks in evaluation with and without gradients and in training, copied, saved and
-loaded. The outcome of each is a line of a file:
+loaded; the slice must have the FLOPs and the parameters that its structure was said to cost. The outcome of each is a line of a file:
 
   ok           the slice computes what the masked network computes
   refused      nothing in the network can be searched; the reasons say why
@@ -18,8 +18,8 @@ What was found, faults first, with the seeds that show them::
 
     python benchmarks/fuzz.py --out work_dirs/fuzz.jsonl --report
 
-One network in this process, with its layers and the traceback of a crash; after a fault was mended, all that failed
-once more::
+One network in this process, with its layers and the traceback of a crash; after a fault was mended, all that were not
+ok once more::
 
     python benchmarks/fuzz.py --show 17
     python benchmarks/fuzz.py --out work_dirs/fuzz.jsonl --seeds 0 100 --again
@@ -44,7 +44,7 @@ def parse_args(argv=None):
         '--seeds', nargs=2, type=int, default=[0, 100], metavar=('FIRST', 'END'), help='END not included'
     )
     parser.add_argument('--limit', type=float, default=120, help='seconds after which a network counts as hanging')
-    parser.add_argument('--again', action='store_true', help='run those once more that crashed or gave a wrong slice')
+    parser.add_argument('--again', action='store_true', help='run those once more that were not ok')
     parser.add_argument('--report', action='store_true', help='run nothing; print what the file holds')
     parser.add_argument('--show', type=int, metavar='SEED', help='run one network here and print its record')
     args = parser.parse_args(argv)

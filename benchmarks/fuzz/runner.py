@@ -91,9 +91,9 @@ def run(seeds: list[int], out: str | Path, limit: float, again: bool = False) ->
         seeds: of the networks.
         out: JSON lines; made if absent.
         limit: seconds that one network may take.
-        again: run those once more that crashed or gave a wrong slice.
+        again: run those once more that were not ok.
     """
-    done = {r['seed'] for r in read(out) if not (again and r['outcome'] in ('crash', 'wrong slice'))}
+    done = {r['seed'] for r in read(out) if r['outcome'] == 'ok' or not again}
     todo = [seed for seed in seeds if seed not in done]
     worker = Worker(limit)
     counts = dict.fromkeys(('ok', 'refused', 'crash', 'wrong slice'), 0)

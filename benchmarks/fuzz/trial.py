@@ -88,6 +88,8 @@ class Trial:
             structure = mmdms.Structure.from_dict(structure.to_dict())
         with self._stage('slice'):
             subnet = mmdms.slim(model, space, structure)
+        with self._stage('costs'):
+            check_costs(space, structure, subnet, model.inputs(1, 2))
         for network in (model, subnet):
             silence(network.double())
         inputs = model.inputs(3, 3)
@@ -153,6 +155,20 @@ def budget(space: Any) -> tuple[str, float]:
                 continue
             return metric, target
     raise Refused('no budget is within reach: what can be searched is next to nothing of the cost')
+
+
+def check_costs(space: Any, structure: Any, subnet: nn.Module, inputs: Tensor) -> None:
+    """Raise WrongSlice unless a slice has the parameters and the FLOPs that its structure was said to cost."""
+    mask = space.mask(structure)
+    traced = mmdms.build_search_space(copy.deepcopy(subnet).eval(), inputs, verify=False)
+    found = dict(
+        params=sum(parameter.numel() for parameter in subnet.parameters()),
+        flops=float(traced.cost('flops', torch.ones(traced.num_elements))),
+    )
+    for metric, value in found.items():
+        expected = float(space.cost(metric, mask))
+        if abs(value - expected) > 0.5:
+            raise WrongSlice(f'{metric} of the slice are {value:.0f}, where the structure costs {expected:.0f}')
 
 
 def silence(model: nn.Module) -> None:
