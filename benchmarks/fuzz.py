@@ -2,7 +2,8 @@
 
 Every network has a number, its seed, and is the same in every run. Each is traced and verified, searched for three
 steps, sliced, compared with its masks in evaluation with and without gradients and in training, copied, saved and
-loaded; the slice must have the FLOPs and the parameters that its structure was said to cost. The outcome of each is a line of a file:
+loaded; the slice must have the FLOPs and the parameters that its structure was said to cost. The outcome of each is a
+line of a file:
 
   ok           the slice computes what the masked network computes
   refused      nothing in the network can be searched; the reasons say why
