@@ -106,12 +106,14 @@ class MaskedWeight:
 
     def _product(self, parameter: Tensor) -> Tensor:
         gate = self._gate_now()
-        if isinstance(gate, float):
+        if gate == 0.0 and isinstance(gate, float):
             return parameter * gate
         axes = [(dim, self.bank.at(place)) for dim, place in self._axes if not self.bank.is_one(place)]
         if gate is not None and axes:
             # One product with the weight: the gate multiplies the smaller mask.
             axes[0] = (axes[0][0], axes[0][1] * gate)
+        elif isinstance(gate, float):
+            return parameter * gate
         elif gate is not None:
             axes = [(0, gate.expand(parameter.size(0)))]
         for dim, mask in axes:

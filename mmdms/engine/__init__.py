@@ -4,9 +4,10 @@ from .hooks import BudgetHook
 from .optim import CPUAmpOptimWrapper, DMSOptimWrapperConstructor
 from .resume import ResumeHook, SafeCheckpointHook
 from .schedule import SearchSchedule, SparsitySchedule
+from .scores import ScoreHook
 from .sparse import SparseCheckpointHook
 
 __all__ = [
     'BudgetHook', 'CPUAmpOptimWrapper', 'DMSOptimWrapperConstructor', 'ResumeHook', 'SafeCheckpointHook',
-    'SearchSchedule', 'SparseCheckpointHook', 'SparsitySchedule',
+    'ScoreHook', 'SearchSchedule', 'SparseCheckpointHook', 'SparsitySchedule',
 ]  # fmt: skip

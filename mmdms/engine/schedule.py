@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
+PHASES = ('shrink', 'refine', 'settle')
+
 
 @dataclass(frozen=True)
 class SearchSchedule:

@@ -21,6 +21,7 @@ class Recorder:
     def set_progress(self, progress):
         self.seen.append(progress)
         self.settled = progress >= 0.5
+        self.phase = 'settle' if self.settled else 'shrink'
 
     def attach(self, optimizer):
         self.optimizers.append(optimizer)
@@ -42,7 +43,10 @@ class Algorithm(nn.Module):
 
 def runner(mutator, messages, **kwargs):
     logger = SimpleNamespace(info=messages.append)
-    defaults = dict(model=Algorithm(mutator), logger=logger, max_iters=4, optim_wrapper=None, hooks=[])
+    hub = SimpleNamespace(update_scalar=lambda key, value: messages.append((key, value)))
+    defaults = dict(
+        model=Algorithm(mutator), logger=logger, message_hub=hub, max_iters=4, optim_wrapper=None, hooks=[]
+    )
     return SimpleNamespace(**{**defaults, **kwargs})
 
 
@@ -57,7 +61,24 @@ def test_progress_and_messages():
         hook.before_train_iter(run, iteration)
     hook.after_train(run)
     assert mutator.seen == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert messages == ['a search', 'a structure']
+    assert [each for each in messages if isinstance(each, str)] == [
+        'a search', 'phase shrink at progress 0.000 of the run', 'phase settle at progress 0.500 of the run',
+        'a structure',
+    ]  # fmt: skip
+    assert [each[1] for each in messages if each[0] == 'train/phase'] == [1, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'said'),
+    [
+        (dict(validate='both'), "BudgetHook.validate must be 'soft' or 'hard', but it is 'both'"),
+        (dict(statistics_batches=-1), 'BudgetHook.statistics_batches must be a number of batches, or 0, but it is -1'),
+        (dict(statistics_batches=2.0), 'but it is 2.0'),
+    ],
+)
+def test_settings_out_of_range(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        BudgetHook(**settings)
 
 
 def test_hook_wants_the_constructor():

@@ -123,15 +123,56 @@ def test_settled_structure_is_what_is_exported():
     assert type(plain[0]) is nn.Conv2d and type(model[3][0].conv1) is not nn.Conv2d
 
 
-def test_evaluation_is_hard():
-    model, mutator, _ = run(8)
-    hard = mutator.hard_mask()
-    assert not mutator.settled and 0 < int(hard.sum()) < hard.numel()
+def evaluated_by_hand(model, mutator, mask):
+    """Outputs of the network in evaluation mode, and of the same with weights multiplied by ``mask`` (elements,)."""
     model.eval()
     with torch.no_grad():
-        found = model(batch()[0])
-        expected = masked_by_hand(without_masks(model), mutator.space, hard.float())(batch()[0])
-    torch.testing.assert_close(found, expected)
+        return model(batch()[0]), masked_by_hand(without_masks(model), mutator.space, mask)(batch()[0])
+
+
+@pytest.mark.parametrize(('steps', 'lambdas'), [(8, (1.0, 4.0)), (13, (8**0.4, None))])
+def test_evaluation_before_settling_is_of_the_soft_network(steps, lambdas):
+    """The masks of the last phases of training, by the formulas of docs/method.md; 8^0.4 is 2/5 of refine."""
+    model, mutator, _ = run(steps)
+    assert not mutator.settled and mutator.network == 'soft'
+    ratio, ranks = mutator.keep_ratio[mutator.unit], mutator._ranks()
+    depth = mutator.is_depth[mutator.unit]
+    hard = (ranks <= ratio).float()
+    sharpness = torch.where(depth, lambdas[1] or 1.0, lambdas[0])
+    mask = torch.sigmoid(sharpness * mutator.totals[mutator.unit] * (ratio - ranks))
+    if lambdas[1] is None:
+        mask = torch.where(depth, hard, mask)
+    assert not torch.equal(mask, hard)
+    torch.testing.assert_close(*evaluated_by_hand(model, mutator, mask))
+
+
+def test_evaluation_is_hard_on_request_and_once_settled():
+    model, mutator, _ = run(8)
+    mutator.evaluate_hard = True
+    hard = mutator.hard_mask()
+    assert mutator.network == 'hard' and 0 < int(hard.sum()) < hard.numel()
+    torch.testing.assert_close(*evaluated_by_hand(model, mutator, hard.float()))
+    mutator.evaluate_hard = False
+    model, mutator, _ = run(16)
+    assert mutator.network == 'final' and 0 < int(mutator.final_mask.sum()) < mutator.final_mask.numel()
+    torch.testing.assert_close(*evaluated_by_hand(model, mutator, mutator.final_mask.float()))
+
+
+def test_evaluation_before_the_first_step_is_of_the_whole_network():
+    """The weights that a search starts from, pretrained ones for example, are those of no masks."""
+    model, mutator = prepared()
+    assert mutator.network == 'whole' and '1.0000 of the flops' in mutator.describe_network()
+    torch.testing.assert_close(*evaluated_by_hand(model, mutator, torch.ones(mutator.space.num_elements)))
+
+
+def test_a_checkpoint_is_evaluated_under_the_masks_of_its_progress():
+    model, mutator, _ = run(13)
+    loaded, other = prepared()
+    loaded.load_state_dict(model.state_dict()), other.load_state_dict(mutator.state_dict())
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(batch()[0]), model.eval()(batch()[0]))
+    assert other.describe_network() == mutator.describe_network()
+    assert mutator.describe_network().startswith('the soft network (phase refine, 0.4')
 
 
 def test_depth_is_fixed_while_refining():

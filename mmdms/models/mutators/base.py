@@ -30,8 +30,8 @@ class BaseMutator(Mutator):
     """Masks units of a network during a search.
 
     The network itself is not changed by the caller's leave: its parameters keep
-    their names, and masks follow every forward pass (soft or hard while it
-    trains, hard in evaluation).
+    their names, and masks follow every forward pass, in training and in
+    evaluation equally: soft or hard until the structure is fixed, then hard.
 
     Args:
         budget: ``dict(metric='flops' | 'params', target=share)``: the subnet
@@ -180,6 +180,13 @@ class BaseMutator(Mutator):
         """One line about the structure that was fixed."""
         return f'structure fixed: {self._outcome(self.final_mask)}'
 
+    def describe_network(self) -> str:
+        """See :meth:`Mutator.describe_network`."""
+        phase = 'settle' if self.settled else self.phase
+        cost = float(self.relative_cost(self._evaluation_mask()))
+        text = f'the {self.network} network (phase {phase}, {cost:.4f} of the {self.metric})'
+        return f'{text}, which is the one that is exported' if self.settled else text
+
     def _agreed(self) -> dict[str, Tensor]:
         """What all processes must hold alike, by name: shape (units,) or (elements,)."""
         settled = self.settled.expand(len(self.totals))
@@ -191,6 +198,10 @@ class BaseMutator(Mutator):
     @abstractmethod
     def _hard_mask(self) -> Tensor:
         """Current hard mask while nothing is settled."""
+
+    def _evaluation_mask(self) -> Tensor:
+        """Mask of an evaluation: the network that trains, whose norm statistics are those of its own masks."""
+        return self.hard_mask().to(torch.float32)
 
     @abstractmethod
     def _training_mask(self) -> Tensor:
@@ -222,7 +233,8 @@ class BaseMutator(Mutator):
         """See :meth:`Mutator.refresh_masks`."""
         own = masks is self.masks.bank  # a copy of the network is no part of the search
         training = own and self.__dict__['_mode_of'].training and gradients_wanted()
-        state = (training, self.progress if training else None, masks.device, *self._written())
+        moment = (self.progress, self.evaluate_hard) if training or not self.settled else None
+        state = (training, moment, masks.device, *self._written())
         if same_state(masks.state, state):
             return
         if training and not self.settled:
@@ -231,5 +243,5 @@ class BaseMutator(Mutator):
             # Frozen weights and a fixed structure: a loss must still have a gradient.
             masks.set(self.hard_mask().to(torch.float32).requires_grad_())
         else:
-            masks.set(self.hard_mask().to(torch.float32), token='hard')
+            masks.set(self._evaluation_mask(), token='evaluation')
         masks.state = state

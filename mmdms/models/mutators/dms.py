@@ -91,6 +91,7 @@ class DMSMutator(BaseMutator):
         self._steps = 0  # of this process
         self._faults = 0  # steps in a row whose gradient could not be used
         self._informed = False  # whether any gradient has told elements apart
+        self.register_load_state_dict_post_hook(_read_progress)
 
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """See :meth:`BaseMutator.prepare`."""
@@ -125,6 +126,15 @@ class DMSMutator(BaseMutator):
             zero_grad(*args, **kwargs)
 
         optimizer.zero_grad = zero_both  # type: ignore[method-assign]  # optimizers have no hook for it
+
+    @property
+    def network(self) -> str:
+        """See :attr:`Mutator.network`; ``'whole'`` until the first step, as weights are those of no masks then."""
+        if self.settled:
+            return 'final'
+        if not bool(self.importance.any()):
+            return 'whole'
+        return 'hard' if self.evaluate_hard else 'soft'
 
     @torch.no_grad()
     def update(self) -> None:
@@ -263,6 +273,11 @@ class DMSMutator(BaseMutator):
         mask.register_hook(self._collect)
         return mask
 
+    def _evaluation_mask(self) -> Tensor:
+        if self.network == 'soft':
+            return self._soft(self.keep_ratio, self._ranks()).to(self.keep_ratio.dtype)
+        return super()._evaluation_mask()
+
     def _known_masks(self) -> dict[int, float] | None:
         blocks = list(self.space.blocks)
         if self.phase == 'shrink' or not blocks:
@@ -289,3 +304,9 @@ class DMSMutator(BaseMutator):
                 'the weights alone, without training, use mmdms.StructuredDPFMutator'
             )
         return Preference(self.keep_ratio, self._ranks(), self.importance)
+
+
+def _read_progress(module: nn.Module, incompatible_keys: Any) -> None:
+    """A checkpoint that is evaluated, and trains no further, is evaluated under the masks of its own progress."""
+    assert isinstance(module, DMSMutator)
+    module.progress = float(module.last_progress)

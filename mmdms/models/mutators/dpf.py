@@ -90,6 +90,16 @@ class DPFMutator(Reallocation):
         """Share of the prunable weights that is masked in the end."""
         return self.sparsity
 
+    @property
+    def comparable(self) -> bool:
+        """See :attr:`Mutator.comparable`: masks move up to the end, but all keep equally many weights."""
+        return bool(self.settled) or self._reached == self.sparsity
+
+    @property
+    def comparable_from(self) -> float:
+        """See :attr:`Mutator.comparable_from`."""
+        return self.schedule.end
+
     def kept_weights(self) -> dict[str, Tensor]:
         """Boolean masks by name, of the shapes of the weights, as they are now."""
         parts = self.kept.split(self.sizes)
@@ -107,6 +117,11 @@ class DPFMutator(Reallocation):
             f'{len(self.shapes)} layers with {sum(self.sizes):,} weights to prune to a sparsity of {self.sparsity:g} '
             f'({self.method}, {self.scope}); left whole: {left or "nothing"}'
         )
+
+    def describe_network(self) -> str:
+        """See :meth:`Mutator.describe_network`."""
+        phase = 'settle' if self.settled else self.phase
+        return f'the {self.network} network (phase {phase}, sparsity {self._reached:.4f} of the prunable weights)'
 
     def describe_structure(self) -> str:
         """See :meth:`Mutator.describe_structure`."""

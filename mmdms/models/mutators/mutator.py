@@ -35,6 +35,7 @@ class Mutator(nn.Module):
         settled: whether the masks are as they will be exported.
         masks: what is installed on the network.
         needs_weights: whether masks follow from how the weights learn, so that these must not be frozen.
+        evaluate_hard: whether evaluation makes soft masks hard; norm statistics are then not those of the network.
         loss_scale: of mixed precision, by which the gradients of this step are multiplied.
 
     Raises:
@@ -59,6 +60,7 @@ class Mutator(nn.Module):
         self.check_ranks_every = check_ranks_every
         self.progress = 0.0
         self.loss_scale = 1.0
+        self.evaluate_hard = False
         self.attached = False
         self.watch = LoopWatch()
         self._optimizer: Any = None  # weak reference to the optimizer that is followed
@@ -79,6 +81,34 @@ class Mutator(nn.Module):
         """
         for name, value in self.named_buffers(recurse=False):
             setattr(other, name, value)
+
+    @property
+    @abstractmethod
+    def phase(self) -> str:
+        """``'shrink'``, ``'refine'`` or ``'settle'``."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether networks that are validated from now on are of one structure, so that their scores compare."""
+        return bool(self.settled)
+
+    @property
+    def comparable_from(self) -> float:
+        """Progress from which on :attr:`comparable` holds, in [0, 1]; at 1 it never holds while a run trains."""
+        return float(self.schedule.settle)
+
+    @property
+    def network(self) -> str:
+        """The network that evaluation runs now, in a word.
+
+        ``'whole'``: nothing is masked yet; ``'soft'``: under the masks of training, as its norm statistics are;
+        ``'hard'``: under these masks made hard; ``'masked'``: pruned, for the moment; ``'final'``: as exported.
+        """
+        return 'final' if self.settled else 'masked'
+
+    @abstractmethod
+    def describe_network(self) -> str:
+        """The network that evaluation runs now, with its phase and size."""
 
     @abstractmethod
     def survey(
