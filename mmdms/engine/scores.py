@@ -86,7 +86,7 @@ class _Follower:
         self.name = name
         self.counted = -1  # iteration of the last validation whose score the hook has seen
         self._after = hook.after_val_epoch
-        hook.after_val_epoch = self  # type: ignore[method-assign]
+        hook.after_val_epoch = self
 
     def __call__(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         if self.counted == runner.iter:
