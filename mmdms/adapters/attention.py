@@ -51,8 +51,9 @@ class MultiheadAttentionAdapter(SelfAttention):
     adapts = 'mmpretrain.models.utils.attention.MultiheadAttention'
 
     def setup(self) -> None:
-        """As of others; a module with a scale of its own (T2T) divides by it instead of multiplying."""
+        """As of others; a module with a scale of its own (T2T) divides by it, and multiplies step by step."""
         own = getattr(self.scaled_dot_product_attention, 'keywords', {}).get('scale')
+        self.stepwise = own is not None
         if own is not None:
             self.scale = 1 / own
         super().setup()
@@ -61,7 +62,10 @@ class MultiheadAttentionAdapter(SelfAttention):
         """As the module; x is (B, N, C)."""
         q, k, v = self.qkv_heads(self.qkv(x))
         dropout = self.attn_drop if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        if not self.stepwise:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        else:
+            mixed = F.dropout((q @ k.transpose(-2, -1) * self.scale).softmax(-1), dropout) @ v
         out = self.proj(mixed.transpose(1, 2).flatten(2))
         out = self.out_drop(self.gamma1(self.proj_drop(out)))
         return v.squeeze(1) + out if self.v_shortcut else out

@@ -143,7 +143,10 @@ class WeightFromParameters(WeightOfLayer):
         first = next(iter(found.masked), None)
         for source in sources:
             leads = source == (chosen if role == 'in' else first)
-            t.axis(*source, t.own_axis(*source), role if leads else 'through', masked=source == chosen)
+            axis = t.own_axis(*source)
+            if len(axis) == len(labels):  # as a parameter that reads the input of the network has none
+                axis = torch.where(labels == 0, 0, axis)
+            t.axis(*source, axis, role if leads else 'through', masked=source == chosen)
 
     def _along(self, dim: int) -> Dimension | None:
         return next((d for d in self._computed.dims if varying_dims(d.labels) == [dim]), None)
