@@ -158,7 +158,10 @@ def budget(space: Any) -> tuple[str, float]:
 
 
 def check_costs(space: Any, structure: Any, subnet: nn.Module, inputs: Tensor) -> None:
-    """Raise WrongSlice unless a slice has the parameters and the FLOPs that its structure was said to cost."""
+    """Raise WrongSlice unless a slice has the parameters, and to 0.1% the FLOPs, that its structure was said to cost.
+
+    Some operations take another course for one channel than for several, and are counted there alone.
+    """
     mask = space.mask(structure)
     traced = mmdms.build_search_space(copy.deepcopy(subnet).eval(), inputs, verify=False)
     found = dict(
@@ -167,7 +170,7 @@ def check_costs(space: Any, structure: Any, subnet: nn.Module, inputs: Tensor) -
     )
     for metric, value in found.items():
         expected = float(space.cost(metric, mask))
-        if abs(value - expected) > 0.5:
+        if abs(value - expected) > max(0.5, expected * (0.001 if metric == 'flops' else 0)):
             raise WrongSlice(f'{metric} of the slice are {value:.0f}, where the structure costs {expected:.0f}')
 
 
