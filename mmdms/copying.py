@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .errors import ModelError
 
+Network = TypeVar('Network', bound=nn.Module)
 
-def copy_network(model: nn.Module, known: Mapping[int, Any] | None = None) -> nn.Module:
+
+def copy_network(model: Network, known: Mapping[int, Any] | None = None) -> Network:
     """A deep copy of a network: parameters, buffers and plain data.
 
     PyTorch refuses to copy a tensor that hangs on a graph. Modules hold such tensors all the same: an activation that

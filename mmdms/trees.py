@@ -59,7 +59,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if children is not None:
         return tree_unflatten([map_tensors(child, change) for child in children], structure)
     if isinstance(value, list):  # of a class of its own
-        copied = copy.copy(value)
+        copied: Any = copy.copy(value)
         copied[:] = [map_tensors(item, change) for item in value]
         return copied
     if isinstance(value, MutableMapping):  # the output of a tokenizer is one that PyTorch does not know

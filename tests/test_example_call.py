@@ -13,7 +13,7 @@ from torch import nn
 import mmdms
 from mmdms.api import build_model_space
 from mmdms.errors import ModelError
-from mmdms.export.parity import _difference, check_parity
+from mmdms.export.parity import check_parity, difference
 from mmdms.export.verify import random_structure
 from mmdms.models.algorithms import DMSAlgorithm
 from mmdms.trees import map_tensors, tensors_of
@@ -155,16 +155,16 @@ def test_outputs_that_cannot_be_compared_are_refused(name):
         check_parity(Two(pack), space, random_structure(space, 0.5), image())
 
 
-def test_differences_of_other_types_of_tensors():
+def testdifferences_of_other_types_of_tensors():
     y, true, infinite = torch.ones(2).double(), torch.tensor([True, False]), torch.tensor([1, -torch.inf]).double()
-    found = _difference([y, true, infinite], [y, true, infinite])
+    found = difference([y, true, infinite], [y, true, infinite])
     assert found.holds and found.max_abs_output == 1
-    assert not _difference([y, true], [y, ~true]).holds
-    assert not _difference([y, infinite], [y, y]).holds
-    assert not _difference([torch.complex(y, y)], [torch.complex(y, 2 * y)]).holds
-    assert not _difference([0 * y], [y]).holds
+    assert not difference([y, true], [y, ~true]).holds
+    assert not difference([y, infinite], [y, y]).holds
+    assert not difference([torch.complex(y, y)], [torch.complex(y, 2 * y)]).holds
+    assert not difference([0 * y], [y]).holds
     with pytest.raises(ValueError, match='returns 1 tensors instead of 2'):
-        _difference([y, y], [y])
+        difference([y, y], [y])
 
 
 def test_tensors_are_replaced_in_their_containers():

@@ -42,7 +42,7 @@ class AttentionWithRoPEAdapter(SelfAttention):
     def setup(self) -> None:
         """The rotation's tables are those of this layer alone, so that its width is its own."""
         super().setup()
-        self.rope = copy_network(self.rope)
+        self.rope = None if self.rope is None else copy_network(self.rope)
 
     def forward(self, x: Tensor, patch_resolution: tuple[int, int]) -> Tensor:
         """As the module; x is (B, N, C)."""

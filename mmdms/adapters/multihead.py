@@ -120,3 +120,28 @@ class TorchAttentionAdapter(HeadMasks):
             self.kdim, self.vdim = self.k_proj_weight.size(1), self.v_proj_weight.size(1)
         else:
             self.kdim = self.vdim = self.embed_dim
+
+
+@ADAPTERS.register_module()
+class TorchEncoderAdapter(Adapter):
+    """Keeps PyTorch's encoder from packing a padded batch into nested tensors, which only its own layers can read.
+
+    PyTorch does so in evaluation without gradients. It also leaves zeros at padded places then; here they hold, with
+    and without gradients, what the layers compute for them.
+    """
+
+    adapts = nn.TransformerEncoder
+
+    def setup(self) -> None:
+        """The encoder asks this attribute."""
+        self.use_nested_tensor = False
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> Tensor:
+        """As the module."""
+        return super().forward(src, mask, src_key_padding_mask, is_causal)

@@ -17,6 +17,7 @@ from ..masking import Masks
 from ..structure import Structure
 from ..tracing.search_space import SearchSpace
 from ..trees import comparable, tensors_of
+from .graphs import with_gradients
 from .precision import float64
 from .slim import slim
 
@@ -143,6 +144,7 @@ def check_parity(
     inputs: Inputs,
     forward: Callable[..., Any] | None = None,
     prepared: bool = False,
+    gradients: bool = False,
 ) -> Parity:
     """Compare the hard-masked supernet with the sliced network on one input.
 
@@ -152,6 +154,7 @@ def check_parity(
         inputs: of the call, as of :func:`mmdms.build_search_space`; floating tensors are cast to float64.
         forward: maps a model to what is called on ``inputs``; the model itself if None.
         prepared: whether ``model`` went through :func:`prepare_for_parity` already.
+        gradients: run both with gradients on, as in training; masks then multiply other operands.
 
     Raises:
         Whatever the sliced network raises when it cannot run.
@@ -160,16 +163,16 @@ def check_parity(
     # The sliced network first: it is cheaper, and where it cannot run no mask is needed.
     subnet = slim(model, space, structure, share_tensors=True)
     try:
-        found = outputs(subnet, inputs, forward)
+        found = outputs(subnet, inputs, forward, gradients)
     finally:
         _let_go(subnet)
     masks = Masks(model, space)
     try:
         masks.set(space.mask(structure).double())
-        expected = outputs(model, inputs, forward)
-        parity = _difference(expected, found)
+        expected = outputs(model, inputs, forward, gradients)
+        parity = difference(expected, found)
         if not parity.holds and parity.share <= BLUR:
-            parity = _difference(expected, found, outputs(model, inputs, forward, coarse=True))
+            parity = difference(expected, found, outputs(model, inputs, forward, gradients, coarse=True))
     finally:
         masks.remove()
     return parity
@@ -184,26 +187,42 @@ def _let_go(model: nn.Module) -> None:
 
 def compare(model: nn.Module, other: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None = None) -> Parity:
     """Compare two networks, both prepared by :func:`prepare_for_parity`, on one input."""
-    return _difference(outputs(model, inputs, forward), outputs(other, inputs, forward))
+    return difference(outputs(model, inputs, forward), outputs(other, inputs, forward))
 
 
 def outputs(
-    model: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None, coarse: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    forward: Callable[..., Any] | None,
+    gradients: bool = False,
+    coarse: bool = False,
 ) -> list[Tensor]:
-    """All tensors that a prepared model returns in float64, without gradients; random numbers are always the same.
+    """All tensors that a prepared model returns in float64; random numbers are the same in every call.
 
     Args:
+        gradients: run with gradients on; none is computed.
         coarse: keep fewer bits of what layers return; see :func:`mmdms.export.precision.float64`.
     """
     call = (forward or (lambda m: m))(model)
     example = ExampleCall.of(inputs).map_tensors(lambda t: t.cpu().double() if t.is_floating_point() else t.cpu())
-    with torch.no_grad(), float64(coarse), torch.random.fork_rng(devices=[]):
+
+    def run(differentiable: bool = False) -> Any:
         torch.default_generator.manual_seed(0)
-        return tensors_of(example.run(call))
+        with float64(coarse, differentiable):
+            return example.run(call)
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        found = with_gradients(run, lambda: run(differentiable=True)) if gradients else run()
+        return [tensor.detach() for tensor in tensors_of(found)]
 
 
-def _difference(expected: list[Tensor], found: list[Tensor], coarse: list[Tensor] | None = None) -> Parity:
-    """How far ``found`` is from ``expected``; what is no farther than ``coarse``, the same again, is rounding."""
+def difference(expected: list[Tensor], found: list[Tensor], coarse: list[Tensor] | None = None) -> Parity:
+    """How far ``found`` is from ``expected``; what is no farther than ``coarse``, the same again, is rounding.
+
+    Raises:
+        ModelError: if there is no tensor of floating-point numbers.
+        ValueError: if their numbers or shapes differ.
+    """
     if not comparable(expected):
         raise ModelError(
             'the network returned no tensor of floating-point numbers, so nothing was compared: have it return the '
@@ -236,6 +255,7 @@ def _distances(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
 
 def _numbers(tensor: Tensor) -> Tensor:
     """The values of a tensor of any type, dense, in float64."""
+    tensor = tensor.detach()
     tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
     return torch.view_as_real(tensor.resolve_conj()).double() if tensor.is_complex() else tensor.double()
 

@@ -15,16 +15,17 @@ from torch.utils._pytree import tree_map
 
 
 @contextmanager
-def float64(coarse: bool = False) -> Iterator[None]:
+def float64(coarse: bool = False, differentiable: bool = True) -> Iterator[None]:
     """Everything is computed in float64, also what a forward creates (a position encoding, say).
 
     Args:
         coarse: move every result of a layer by up to ``COARSE`` of itself, at random, as if fewer bits were kept.
+        differentiable: whether a backward pass may follow where gradients are on, which takes more memory.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with Promote(coarse):
+        with Promote(coarse, differentiable):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -38,9 +39,10 @@ class Promote(TorchFunctionMode):
     held in float64 at any time.
     """
 
-    def __init__(self, coarse: bool = False) -> None:
+    def __init__(self, coarse: bool = False, differentiable: bool = True) -> None:
         super().__init__()
         self._noise = torch.Generator().manual_seed(0) if coarse else None
+        self._differentiable = differentiable
         # Written again and again: between results that stay, memory that is given back is not found again.
         self._scratch = torch.empty(PIECE, dtype=torch.float64)
 
@@ -59,7 +61,7 @@ class Promote(TorchFunctionMode):
             return _whole(args[0]).double()
         if func.__name__ in ASKED:
             return func(*args, **kwargs)
-        if not torch.is_grad_enabled():
+        if not (self._differentiable and torch.is_grad_enabled()):
             if func in PRODUCTS and not kwargs and _fits(*args):
                 return Product.of(*args)
             if func in LAYERS:
@@ -102,7 +104,7 @@ class Promote(TorchFunctionMode):
     def _piece(self, weight: Tensor, begin: int, end: int) -> Tensor:
         """Some rows of a weight in float64; the next piece overwrites them."""
         plain, factor = (weight.plain, weight.factor) if isinstance(weight, Product) else (weight, None)
-        part = plain[begin:end]
+        part = plain.detach()[begin:end]
         copied = self._scratch[: part.numel()].view(part.shape).copy_(part)
         return copied if factor is None else copied.mul_(factor.expand(plain.shape)[begin:end])
 

@@ -20,6 +20,7 @@ from ..tracing.builder import Follower, searched
 from ..tracing.labels import Frozen
 from ..tracing.partition import held_after
 from ..tracing.search_space import FIXED, SearchSpace
+from .modes import Modes
 from .parity import check_parity, compare, outputs, prepare_for_parity
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -47,10 +48,11 @@ def uneven_structure(space: SearchSpace, cut: int, seed: int, units: Sequence[in
 
     If all were cut alike, a forward that expects two of them to be of equal
     size (the halves of a ``chunk``) would pass. All blocks stay in the first
-    cut, so that what goes wrong inside them shows, and go in the second.
+    cut, so that what goes wrong inside them shows, and go in the second. Half of
+    them stay in the third.
 
     Args:
-        cut: 0 or 1: which of the two.
+        cut: 0, 1 or 2: which of the three.
         seed: of the choice of elements.
         units: indices of the units that are cut; channels and heads keep 35 to 85%.
     """
@@ -61,7 +63,7 @@ def uneven_structure(space: SearchSpace, cut: int, seed: int, units: Sequence[in
         share = 0.35 + 0.5 * (((index + 1) * GOLDEN_RATIO + 0.5 * cut) % 1)
         count = max(1, min(round(unit.total * share), unit.total - 1))
         if unit.kind == 'depth':
-            count = 0 if cut else unit.total
+            count = (unit.total, 0, (unit.total + 1) // 2)[cut]
         choice = generator.permutation(unit.total)[:count].tolist()
         kept.append(choice if index in units else range(unit.total))
     return Structure(space.units, kept)
@@ -79,6 +81,7 @@ class Verifier:
 
     def __post_init__(self) -> None:
         self.model = prepare_for_parity(self.model, self.seed, cast=False)
+        self.modes = Modes(self.model, self.inputs, self.forward)
         self.last_problem = ''
 
     def run(self) -> SearchSpace:
@@ -102,6 +105,8 @@ class Verifier:
             if good < len(remaining):
                 faults[remaining[good]] = self._problem([*accepted, remaining[good]]) or self.last_problem
             remaining = remaining[good + 1 :]
+        for mode, reason in self.modes.left_out.items():
+            print(f'not verified {mode}: of the whole network, {reason}')
         return freeze_units(self.space, faults) if faults else self.space
 
     def _check_adapter(self, adapter: AnyAdapter) -> None:
@@ -132,7 +137,9 @@ class Verifier:
         for cut in (0, 1):
             structure = uneven_structure(self.space, cut, self.seed, units)
             try:
-                parity = check_parity(self.model, self.space, structure, self.inputs, self.forward, prepared=True)
+                parity = check_parity(
+                    self.model, self.space, structure, self.inputs, self.forward, prepared=True, gradients=cut == 1
+                )
             except Exception as error:  # a forward with sizes of its own may raise anything
                 what = (str(error).splitlines() or [''])[0]
                 self.last_problem = f'the sliced network does not run: {type(error).__name__}: {what}'
@@ -140,6 +147,9 @@ class Verifier:
             if not parity.holds:
                 self.last_problem = f'the sliced network differs from the masked one by {parity.max_abs_diff:.3g}'
                 return self.last_problem
+        if (problem := self.modes.problem(self.space, uneven_structure(self.space, 2, self.seed, units))) is not None:
+            self.last_problem = problem
+            return problem
         return None
 
 

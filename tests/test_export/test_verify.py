@@ -8,7 +8,7 @@ from tiny import Net, conv, image, reasons, sizes
 from torch import nn
 
 from mmdms.api import build_search_space
-from mmdms.export.parity import Parity, _difference, check_parity, compare, prepare_for_parity
+from mmdms.export.parity import Parity, check_parity, compare, difference, prepare_for_parity
 from mmdms.export.subnet import without_pretrained
 from mmdms.export.verify import freeze_units, random_structure, uneven_structure
 from mmdms.tracing.search_space import FIXED
@@ -194,14 +194,14 @@ def test_nan_is_not_parity(net, space):
 
 def test_a_small_output_is_compared_beside_a_large_one():
     large, small = torch.tensor([1e6, 2e6]).double(), torch.tensor([1.0, 20.0, 0.0]).double()
-    same = _difference([large, small], [large, small + 1e-12])
+    same = difference([large, small], [large, small + 1e-12])
     assert same.holds and same.max_abs_output == 2e6
-    wrong = _difference([large, small], [large, small + 1e-6])
+    wrong = difference([large, small], [large, small + 1e-6])
     assert not wrong.holds
     assert wrong.max_abs_diff == pytest.approx(1e-6) and wrong.share == pytest.approx(1e-6 / 20)
     nothing = torch.zeros(3).double()  # what should be 0 and is only rounding
-    assert _difference([large, nothing], [large, nothing + 1e-12]).holds
-    assert not _difference([large, nothing], [large, nothing + 1e-3]).holds
+    assert difference([large, nothing], [large, nothing + 1e-12]).holds
+    assert not difference([large, nothing], [large, nothing + 1e-3]).holds
 
 
 @pytest.mark.parametrize(
