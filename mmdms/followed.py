@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -37,7 +38,7 @@ class Followed:
 
     def __init__(self) -> None:
         self.source: MaskSource | None = None
-        self.state: Any = None
+        self.state: State | None = None
         self.device: torch.device | None = None
         self._held = False
         self._running = False
@@ -93,12 +94,19 @@ def follow(network: nn.Module, masks: Followed, source: MaskSource) -> None:
     network.register_forward_hook(NetworkCall(masks, ends=True), always_call=True)
 
 
-def same_state(first: Any, second: tuple[Any, ...]) -> bool:
-    """Whether two states of masks are equal; their items are compared, but tensors for being one object."""
-    return first is not None and all(
-        one is other or (not isinstance(one, torch.Tensor) and one == other)
-        for one, other in zip(first, second, strict=True)
-    )
+State = tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]
+"""What masks follow from: the first item is compared; the second keeps the tensors, and so their ids."""
+
+
+def state_of(tensors: Iterable[Any], *others: Any) -> State:
+    """State of masks that follow from these tensors, as they are written now, and from other values."""
+    held = tuple(tensors)
+    return (*others, *map(id, held), *[tensor._version for tensor in held]), held
+
+
+def same_state(first: State | None, second: State) -> bool:
+    """Whether nothing has changed between two states; asked by every read of a mask."""
+    return first is not None and first[0] == second[0]
 
 
 def gradients_wanted() -> bool:

@@ -17,7 +17,7 @@ from ...budgets.fitter import Preference
 from ...budgets.outcome import BudgetOutcome, outcome_of
 from ...engine.schedule import SearchSchedule
 from ...errors import ConfigError
-from ...followed import gradients_wanted, same_state
+from ...followed import gradients_wanted, same_state, state_of
 from ...mask_bank import MaskBank
 from ...masking import Masks
 from ...structure import Structure
@@ -66,6 +66,7 @@ class BaseMutator(Mutator):
         self.target: float = budget['target']
         self.schedule = self.schedule_type(**(schedule or {}))
         self.divisor = divisor
+        self._settled_seen: tuple[Tensor | None, int, bool] = None, 0, False
 
     def survey(
         self, model: nn.Module, input_shape: tuple[int, int, int], include: Iterable[str], exclude: Iterable[str]
@@ -233,11 +234,13 @@ class BaseMutator(Mutator):
         """See :meth:`Mutator.refresh_masks`."""
         own = masks is self.masks.bank  # a copy of the network is no part of the search
         training = own and self.__dict__['_mode_of'].training and gradients_wanted()
-        moment = (self.progress, self.evaluate_hard) if training or not self.settled else None
-        state = (training, moment, masks.device, *self._written())
+        settled = self._is_settled()
+        # The masks of a fixed structure stay whatever the progress: they are gathered, and looked at, once.
+        moment = None if settled else (self.progress, self.evaluate_hard)
+        state = state_of(self._buffers.values(), training, moment, masks.device)
         if same_state(masks.state, state):
             return
-        if training and not self.settled:
+        if training and not settled:
             masks.set(self._training_mask(), known=self._known_masks())
         elif training and not any(p.requires_grad for p in self.__dict__['_model'].parameters()):
             # Frozen weights and a fixed structure: a loss must still have a gradient.
@@ -245,3 +248,11 @@ class BaseMutator(Mutator):
         else:
             masks.set(self._evaluation_mask(), token='evaluation')
         masks.state = state
+
+    def _is_settled(self) -> bool:
+        """Whether the structure is fixed; every read of a mask asks it, and must not wait for a device."""
+        seen, version, settled = self._settled_seen
+        if seen is not self.settled or version != self.settled._version:
+            settled = bool(self.settled)
+            self._settled_seen = self.settled, self.settled._version, settled
+        return settled

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...followed import same_state
+from ...followed import same_state, state_of
 from ...ops.magnitude import largest
 from ...registry import MUTATORS
 from ...utils.agreement import check_agreement
@@ -168,7 +168,7 @@ class DPFMutator(Reallocation):
 
     def refresh_masks(self, masks: KeptWeights) -> None:  # type: ignore[override]
         """See :meth:`Mutator.refresh_masks`."""
-        state = (self.kept, masks.device)  # what is written to it shows in the masks, which are views
+        state = state_of((self.kept,), masks.device)
         if not same_state(masks.state, state):
             masks.set(self.kept_weights())
             masks.state = state

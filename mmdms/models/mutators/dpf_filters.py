@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...budgets.fitter import Preference
 from ...errors import BudgetError, ConfigError
-from ...followed import same_state
+from ...followed import same_state, state_of
 from ...mask_bank import MaskBank
 from ...masking import Masks
 from ...ops.magnitude import largest
@@ -142,7 +142,7 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
 
     def refresh_masks(self, masks: MaskBank) -> None:  # type: ignore[override]
         """Set the hard masks, in training too, unless they are there."""
-        state = (self.final_mask, self.final_mask._version, masks.device)
+        state = state_of((self.final_mask,), masks.device)
         if not same_state(masks.state, state):
             masks.set(self.final_mask.to(torch.float32), token='hard')
             masks.state = state

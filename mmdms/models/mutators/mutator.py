@@ -198,11 +198,6 @@ class Mutator(nn.Module):
         self.progress = progress
         self.masks.bank.release()
 
-    def _written(self) -> tuple[Any, ...]:
-        """The tensors of this mutator's state, and how often each was written."""
-        buffers = self._buffers.values()
-        return *buffers, *(buffer._version for buffer in buffers)  # type: ignore[union-attr]
-
     def __getstate__(self) -> dict[str, Any]:
         # A copy follows no optimizer.
         return {**self.__dict__, '_optimizer': None, '_known': None, 'attached': False}
