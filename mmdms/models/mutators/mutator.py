@@ -24,7 +24,7 @@ class Mutator(nn.Module):
     step. The parameters of the network keep their names. :meth:`remove` takes the masks off again.
 
     A copy of the network (``copy.deepcopy``, ``AveragedModel``) follows the search of the original: it always runs
-    under the hard masks of the moment, and teaches the search nothing. A copy of network and mutator together, and
+    under its masks of evaluation, of the moment, and teaches the search nothing. A copy of network and mutator together, and
     what is unpickled, is a search of its own, which no optimizer moves until it is attached.
 
     Args:
