@@ -6,13 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from partitioned import assert_partition
+
+from mmdms.api import build_search_space
+from mmdms.utils.architecture import tensor_forward
+from mmdms.utils.config import load_config
+from mmdms.utils.example import example_of
+from mmdms.utils.input_shape import infer_input_shape
 
 sys.path.append(str(Path(__file__).parents[1] / 'tools'))  # at the end: tools/test.py must hide nothing
 
 from sweep import gates  # noqa: E402
 from sweep.counted import TOLERANCE  # noqa: E402
-from sweep.measure import measure  # noqa: E402
-from sweep.zoo import read_zoo  # noqa: E402
+from sweep.measure import build, measure  # noqa: E402
+from sweep.zoo import DETECTORS, read_zoo  # noqa: E402
 
 # Of the list of the sweep, at smaller inputs where the network takes them.
 SMALL = (3, 64, 64)
@@ -52,3 +59,14 @@ def test_network(config):
     assert 0 < row['flops_ratio'] < 0.5
     for counted in (record, row):
         assert counted['flops'] == pytest.approx(counted['mmengine_flops'], rel=TOLERANCE), record['flops_reasons']
+    assert record['unlisted'] == [] and record['dimensions']['searched'] > 0
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize('entry', [*read_zoo(), *read_zoo(DETECTORS)], ids=lambda entry: entry.config)
+def test_nothing_vanishes_in_any_network_of_the_sweep(entry):
+    config = load_config(entry.config)
+    model = build(config)
+    example = example_of(model, entry.input_shape or infer_input_shape(config))
+    assert_partition(model, build_search_space(model, example.inputs, forward=tensor_forward, verify=False))
