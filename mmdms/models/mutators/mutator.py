@@ -24,8 +24,8 @@ class Mutator(nn.Module):
     step. The parameters of the network keep their names. :meth:`remove` takes the masks off again.
 
     A copy of the network (``copy.deepcopy``, ``AveragedModel``) follows the search of the original: it always runs
-    under its masks of evaluation, of the moment, and teaches the search nothing. A copy of network and mutator together, and
-    what is unpickled, is a search of its own, which no optimizer moves until it is attached.
+    under the masks that the original has in evaluation, and teaches the search nothing. A copy of network and mutator
+    together, and what is unpickled, is a search of its own, which no optimizer moves until it is attached.
 
     Args:
         check_ranks_every: in a distributed run, steps between two checks that all processes
