@@ -52,6 +52,9 @@ class MaskBank(Followed):
 
     def set(self, values: Tensor | None, token: Any = None, known: Mapping[int, float] | None = None) -> None:
         """Use these masks from now on; ``known`` are elements whose masks are numbers, which need no gradient."""
+        if values is not None and values.is_inference():  # set in inference mode, they serve a training step too
+            with torch.inference_mode(False):
+                values = values.clone()
         elsewhere = values is not None and self.device not in (None, values.device)
         self.values = values.to(self.device) if values is not None and elsewhere else values
         self.token = token
@@ -95,7 +98,7 @@ class MaskBank(Followed):
             index = torch.cat(self._indices)
             self._index = torch.where(index == FIXED, len(self.values), index).to(self.values.device)
         # At once, and with its graph: activation checkpointing runs the forward pass without gradients first.
-        with torch.set_grad_enabled(self.values.requires_grad):
+        with torch.inference_mode(False), torch.set_grad_enabled(self.values.requires_grad):
             self._masks = gather_masks(self.values, self._index, [len(index) for index in self._indices])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MaskBank:

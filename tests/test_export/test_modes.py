@@ -155,3 +155,15 @@ def test_parity_with_gradients():
     net = Net()
     space = build_search_space(net, image())
     assert check_parity(net, space, random_structure(space, 0.5), image(), gradients=True).holds
+
+
+def test_a_training_step_after_validation_in_inference_mode():
+    """Masks that were set in inference mode serve until the structure changes, with gradients too."""
+    net = Net()
+    space = build_search_space(net, image())
+    masks = Masks(net, space)
+    with torch.inference_mode():
+        masks.set(space.mask(random_structure(space, 0.5)).float(), token='test')
+        net.eval()(image())
+    net(image()).sum().backward()
+    assert net.b.weight.grad is not None
