@@ -112,8 +112,8 @@ def score_hooks(root, **changes):
     """A search with all hooks of mmengine that follow a score."""
     config = search_config(root, **changes)
     config.default_hooks.checkpoint.save_best = 'auto'
-    config.custom_hooks.append(STOPPING)
-    config.param_scheduler = [PLATEAU]
+    config.custom_hooks.append(dict(STOPPING))
+    config.param_scheduler = [dict(PLATEAU)]
     return config
 
 
