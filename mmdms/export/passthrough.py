@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import linecache
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ..copying import copy_network
 from ..made_classes import RECIPE, reduce_made
@@ -74,8 +73,8 @@ def pass_through(block: nn.Module, streams: int = 1, in_tuple: bool = False) -> 
         streams, in_tuple: see :class:`Passthrough`.
     """
     in_tuple = in_tuple or streams > 1
-    signature = _signature(block, streams)
-    kind = Passthrough if signature is None else _passthrough_class(Passthrough, signature, streams, in_tuple)
+    names = _arguments(block, streams)
+    kind = Passthrough if names is None else _passthrough_class(Passthrough, names, streams, in_tuple)
     standing = kind(streams, in_tuple)
     standing.__dict__[_BLOCK] = _without_weights(block)
     return standing.train(block.training)
@@ -97,8 +96,8 @@ def _without_weights(block: nn.Module) -> nn.Module:
 # ---- a class whose forward has the arguments of the block's, so that torch.jit.script can read it ------------------
 
 
-def _signature(block: nn.Module, streams: int) -> str | None:
-    """Arguments of a block's forward as ``torch.jit.script`` reads them; None if it can read none such."""
+def _arguments(block: nn.Module, streams: int) -> tuple[str, ...] | None:
+    """Names of the arguments of a block's forward as ``torch.jit.script`` reads them; None if it can read none such."""
     try:
         parameters = list(inspect.signature(block.forward).parameters.values())
     except (TypeError, ValueError):
@@ -106,19 +105,19 @@ def _signature(block: nn.Module, streams: int) -> str | None:
     fixed = all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters)
     if not fixed or len([p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]) < streams:
         return None
-    given, others = parameters[:streams], parameters[streams:]  # TorchScript knows no argument by keyword alone
-    return ', '.join([*(f'{p.name}: Tensor' for p in given), *(f'{p.name}: Any = None' for p in others)])
+    return tuple(p.name for p in parameters)  # TorchScript knows no argument by keyword alone
 
 
-def _passthrough_class(base: type[Passthrough], signature: str, streams: int, in_tuple: bool) -> type[Passthrough]:
-    names = [part.partition(':')[0] for part in signature.split(', ')[:streams]]
-    result = f'({", ".join(names)},)' if in_tuple else names[0]
-    source = f'def forward(self, {signature}):\n    return {result}\n'
-    file = f'<mmdms passthrough {signature}, {streams}, {in_tuple}>'
-    # TorchScript asks Python for the source of a function, and Python looks here.
-    linecache.cache[file] = len(source), None, source.splitlines(True), file
-    names_known: dict[str, Any] = {'Tensor': Tensor, 'Any': Any, '__name__': __name__}
-    exec(compile(source, file, 'exec'), names_known)
-    recipe = _passthrough_class, base, signature, streams, in_tuple
-    namespace = dict(forward=names_known['forward'], __module__=__name__, __reduce_ex__=reduce_made)
+def _passthrough_class(
+    base: type[Passthrough], names: tuple[str, ...], streams: int, in_tuple: bool
+) -> type[Passthrough]:
+    """A class whose forward takes a tensor for each of the first ``names``, and anything or nothing for the others."""
+    graph = fx.Graph()  # torch.fx keeps the source of the functions that it writes, which TorchScript asks for
+    given = tuple(graph.placeholder(name, Tensor) for name in names[:streams])
+    for name in names[streams:]:
+        graph.placeholder(name, Any, default_value=None)
+    graph.output(given if in_tuple else given[0])
+    forward = type(fx.GraphModule(nn.Module(), graph)).forward
+    recipe = _passthrough_class, base, names, streams, in_tuple
+    namespace = dict(forward=forward, __module__=__name__, __reduce_ex__=reduce_made)
     return type(base.__name__, (base,), {**namespace, RECIPE: recipe})
