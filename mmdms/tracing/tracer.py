@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..example_call import ExampleCall, Inputs
 from ..trees import tensors_of
+from .attention import UncountedAttention
 from .book import Book, Pending, Record, grad_fn
 from .branches import BranchFinder
 from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise, without_values
@@ -188,7 +189,8 @@ class Tracer(TorchDispatchMode):
         dropped, or kept on request.
         """
         saved = nullcontext() if keep else torch.autograd.graph.saved_tensors_hooks(_drop, _dropped)
-        with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), self:
+        counting = UncountedAttention(self)
+        with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), counting, self:
             outputs = ExampleCall.of(inputs).run(forward)
         for tensor in tensors_of(outputs):
             self.freeze(self.labels(tensor), 'reaches an output of the network')
