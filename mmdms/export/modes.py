@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -26,7 +26,9 @@ from ..structure import Structure
 from ..tracing.search_space import SearchSpace
 from ..trees import tensors_of
 from .graphs import with_gradients
-from .parity import TOLERANCE, difference
+from .parity import BLUR, TOLERANCE, difference
+from .precision import Promote
+from .resize import swap_tensors
 from .slim import sliced_tensors, slim
 
 INFERENCE, TRAINING = MODES = ('in inference mode', 'in training mode')
@@ -96,6 +98,8 @@ class Modes:
         tolerance = _tolerance(pair.dtype)
         try:
             found = difference(runs[1], runs[0])
+            if tolerance < found.share <= BLUR and pair.dtype == torch.float64:
+                found = difference(runs[1], runs[0], self._coarse(pair, mode))
             if found.share <= tolerance and mode == TRAINING:
                 found = _difference_of_buffers(pair) or found
         except ValueError as error:
@@ -103,6 +107,12 @@ class Modes:
         if found.share <= tolerance:
             return None
         return f'the sliced network differs from the masked one by {found.max_abs_diff:.3g} {mode}'
+
+    def _coarse(self, pair: Pair, mode: str) -> list[Tensor]:
+        """What the masked network returns when its layers round more; from its first state, as training changes it."""
+        masked = self._own_copy(pair.dtype)
+        fresh = pair._replace(masked=masked, masks=Masks(masked, pair.space))
+        return self._run(masked, mode, pair.dtype, fresh, coarse=True)
 
     def _unfit(self, mode: str) -> str | None:
         """Why the network itself, whole, cannot be compared in a mode; None if it can."""
@@ -139,16 +149,26 @@ class Modes:
         return copied
 
     def _run(
-        self, network: nn.Module, mode: str, dtype: torch.dtype, pair: Pair | None = None, seed: int = 0
+        self,
+        network: nn.Module,
+        mode: str,
+        dtype: torch.dtype,
+        pair: Pair | None = None,
+        seed: int = 0,
+        coarse: bool = False,
     ) -> list[Tensor]:
-        """All tensors that a network returns in a mode; under the masks of a pair, if it is the masked one of it."""
+        """All tensors that a network returns in a mode; under the masks of a pair, if it is the masked one of it.
+
+        With ``coarse``, fewer bits are kept of what layers return (see :class:`Promote`); for float64 alone.
+        """
         example = self._example.map_tensors(lambda tensor: _cast(tensor.cpu(), dtype))
         if mode == TRAINING and self._doubled:
             example = example.map_tensors(_two_samples)
         function = self._forward(network)
 
         def run() -> list[Tensor]:
-            with _mode(network, mode, dtype, seed):
+            rounding = Promote(coarse=True, differentiable=mode == TRAINING) if coarse else nullcontext()
+            with _mode(network, mode, dtype, seed), rounding:
                 if pair is not None and network is pair.masked:
                     known = {block: float(pair.mask[block]) for block in pair.space.blocks}
                     # Under a name, masked weights would be kept in inference mode: as much memory as the network.
@@ -219,11 +239,13 @@ def _without_dropout(network: nn.Module) -> None:
 
 
 def _unshare(network: nn.Module, other: nn.Module) -> None:
-    """Give a network memory of its own where it shares that of another: in training some write into their tensors."""
+    """Give a network memory of its own where it shares that of another: in training some write into their tensors.
+
+    The tensors themselves are replaced, as both networks may hold one and the same.
+    """
     shared = {tensor.data_ptr() for tensor in [*other.parameters(), *other.buffers()]}
-    for tensor in [*network.parameters(), *network.buffers()]:
-        if tensor.data_ptr() in shared:
-            tensor.data = tensor.data.clone()
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    swap_tensors(network, {name: tensor.detach().clone() for name, tensor in tensors if tensor.data_ptr() in shared})
 
 
 def _difference_of_buffers(pair: Pair) -> Any:

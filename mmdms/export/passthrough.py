@@ -97,7 +97,7 @@ def _without_weights(block: nn.Module) -> nn.Module:
 
 
 def _arguments(block: nn.Module, streams: int) -> tuple[str, ...] | None:
-    """Names of the arguments of a block's forward as ``torch.jit.script`` reads them; None if it can read none such."""
+    """Names of the arguments of a block's forward; None if ``torch.jit.script`` cannot read arguments like these."""
     try:
         parameters = list(inspect.signature(block.forward).parameters.values())
     except (TypeError, ValueError):

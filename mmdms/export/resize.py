@@ -19,6 +19,20 @@ def replace_tensors(model: nn.Module, new: dict[str, Tensor]) -> None:
         model: changed in place.
         new: name to new value; a parameter keeps its ``requires_grad``.
     """
+    touched = swap_tensors(model, new)
+    holders = {holder for name in touched for holder in _with_parents(name)}
+    for module_name in sorted(holders, key=lambda name: -name.count('.') if name else 1):  # children first
+        module = model.get_submodule(module_name)
+        for adapter in adapters_of(type(module)):
+            adapter.resized(module, touched.get(module_name, {}))  # type: ignore[arg-type]
+
+
+def swap_tensors(model: nn.Module, new: dict[str, Tensor]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """As :func:`replace_tensors`, but attributes stay.
+
+    Returns:
+        The shapes from before of all that was replaced, by module and by its attribute.
+    """
     by_id = {id(t): new[name] for name, t in [*model.named_parameters(), *model.named_buffers()] if name in new}
     replaced: dict[int, nn.Parameter] = {}
     touched: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -36,11 +50,7 @@ def replace_tensors(model: nn.Module, new: dict[str, Tensor]) -> None:
                 module._buffers[attribute] = value
         if old:
             touched[module_name] = old
-    holders = {holder for name in touched for holder in _with_parents(name)}
-    for module_name in sorted(holders, key=lambda name: -name.count('.') if name else 1):  # children first
-        module = model.get_submodule(module_name)
-        for adapter in adapters_of(type(module)):
-            adapter.resized(module, touched.get(module_name, {}))  # type: ignore[arg-type]
+    return touched
 
 
 def _with_parents(name: str) -> Iterable[str]:

@@ -115,6 +115,20 @@ def test_running_statistics_are_compared():
     assert 'b' not in sizes(space) and any('in training mode' in f.reason for f in space.frozen)
 
 
+def test_a_buffer_that_is_not_sliced_is_compared():
+    """The masked network and its slice each have a buffer of their own, though its size is the same in both."""
+
+    def count(net, y):
+        if net.training:
+            net.seen += y.size(1)
+        return y
+
+    net = Net(count)
+    net.register_buffer('seen', torch.zeros(1))
+    space = build_search_space(net, image())
+    assert 'b' not in sizes(space) and any('in training mode' in f.reason for f in space.frozen)
+
+
 @pytest.mark.parametrize(
     ('change', 'reason'),
     [
