@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import AmpOptimWrapper
 from searched import Residual, assert_same, batch, network, searched, state_of
 from torch import nn
@@ -18,6 +19,7 @@ class Run:
     def __init__(self, scale, fused=False, total=8, **kwargs):
         self.architecture, self.mutator = searched()
         self.model, self.max_iters, self.iter, self.hook = self, total, 0, BudgetHook()
+        self.logger, self.message_hub = MMLogger.get_current_instance(), MessageHub.get_current_instance()
         optimizer = torch.optim.SGD(self.architecture.parameters(), lr=0.01, fused=fused)
         self.mutator.attach(optimizer)
         self.optim_wrapper = AmpOptimWrapper(dict(init_scale=scale), optimizer=optimizer, **kwargs)

@@ -47,6 +47,8 @@ def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -
     if way in (*PROGRESS, *PRUNING):
         wrapped = search(config, model, inputs) if way in PROGRESS else mutated(model, inputs, PRUNING[way])
         mutator = wrapped.mutator
+        if way in PROGRESS:
+            mutator.importance.fill_(1.0)  # a structure can be fixed; elements are all alike, the first ones stay
 
         def set_progress() -> None:
             mutator.set_progress(PROGRESS.get(way, PROGRESS['shrink']))
@@ -94,6 +96,7 @@ def evaluation_of(way: str, config: Config, model: nn.Module, inputs: torch.Tens
     model = copy_network(model)
     network = model if way == 'plain' else search(config, model, inputs)
     if way in PROGRESS:
+        network.mutator.importance.fill_(1.0)
         network.mutator.set_progress(PROGRESS[way])
     network.eval()
 

@@ -13,6 +13,11 @@ LONG = 50
 """So many steps at one progress are more than the batches of one step, and too many to be meant."""
 
 
+QUIET = 5
+"""So many steps may pass without importance: a head that starts at 0, as those of vision transformers do, hands nothing
+back in the first, nor while a warm-up keeps its learning rate at 0."""
+
+
 class LoopWatch:
     """Warns, of each mistake once, as soon as it shows.
 
@@ -25,6 +30,7 @@ class LoopWatch:
         self._progress: float | None = None  # as it was last stated
         self._here = 0  # steps since it moved
         self._written = -1  # writes to the weights, as they were then
+        self._quiet = 0  # steps in which the gradient of every mask was 0
         self._said: set[str] = set()
 
     def progressed(self, progress: float, attached: bool, model: nn.Module) -> None:
@@ -95,10 +101,13 @@ class LoopWatch:
         )
 
     def without_importance(self) -> None:
-        """A step brought gradients of the masks that are 0."""
+        """A step brought gradients of the masks that are 0, as every step before it."""
+        self._quiet += 1
+        if self._quiet < QUIET:
+            return
         self._say(
             'importance',
-            'the gradient of every mask is 0, so nothing is learnt about the structure: look whether the loss hangs '
+            f'the gradient of every mask is 0, for {QUIET} steps now, so nothing is learnt about the structure: look whether the loss hangs '
             'on the output of the network, and whether it is so small that its square is 0',
         )
 
