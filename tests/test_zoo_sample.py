@@ -25,31 +25,34 @@ from sweep.zoo import DETECTORS, read_zoo  # noqa: E402
 SMALL = (3, 64, 64)
 SAMPLE = {
     'shufflenet_v2/shufflenet-v2-1x_16xb64_in1k.py': SMALL,
-    'res2net/res2net50-w14-s8_8xb32_in1k.py': SMALL,
     'mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k.py': SMALL,
-    'hrnet/hrnet-w18_4xb32_in1k.py': SMALL,
-    'cspnet/cspresnet50_8xb32_in1k.py': SMALL,
     'repvgg/repvgg-A0_8xb32_in1k.py': SMALL,
-    'convnext/convnext-tiny_32xb128_in1k.py': SMALL,
     'convnext_v2/convnext-v2-atto_32xb32_in1k.py': SMALL,
     'van/van-tiny_8xb128_in1k.py': SMALL,
     'poolformer/poolformer-s12_32xb128_in1k.py': SMALL,
     'deit/deit-tiny_4xb256_in1k.py': SMALL,
+    'mobilevit/mobilevit-xxsmall_8xb128_in1k.py': SMALL,
+    'edgenext/edgenext-xxsmall_8xb256_in1k.py': SMALL,
+}
+# Those that take longer than the ones above together.
+SLOW = {
+    'res2net/res2net50-w14-s8_8xb32_in1k.py': SMALL,
+    'hrnet/hrnet-w18_4xb32_in1k.py': SMALL,
+    'cspnet/cspresnet50_8xb32_in1k.py': SMALL,
+    'convnext/convnext-tiny_32xb128_in1k.py': SMALL,
     'swin_transformer/swin-tiny_16xb64_in1k.py': None,
     't2t_vit/t2t-vit-t-14_8xb64_in1k.py': SMALL,
     'revvit/revvit-small_8xb256_in1k.py': SMALL,
     'levit/levit-128s_8xb256_in1k.py': None,
-    'mobilevit/mobilevit-xxsmall_8xb128_in1k.py': SMALL,
-    'edgenext/edgenext-xxsmall_8xb256_in1k.py': SMALL,
     'mlp_mixer/mlp-mixer-base-p16_64xb64_in1k.py': None,
 }
 ENTRIES = {entry.config.removeprefix('mmpretrain::'): entry for entry in read_zoo()}
 
 
-@pytest.mark.parametrize('config', SAMPLE)
+@pytest.mark.parametrize('config', [*SAMPLE, *(pytest.param(slow, marks=pytest.mark.sweep) for slow in SLOW)])
 def test_network(config):
     entry = ENTRIES[config]
-    entry = dataclasses.replace(entry, input_shape=SAMPLE[config] or entry.input_shape)
+    entry = dataclasses.replace(entry, input_shape=(SAMPLE | SLOW)[config] or entry.input_shape)
     record = measure(entry, seeds=[0], reload=False)
     (row,) = record['seeds']
     assert row['parity']['max_abs_output'] > 0

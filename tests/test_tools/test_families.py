@@ -24,7 +24,14 @@ print(type(model).__name__, sum(p.numel() for p in model.parameters()))
 
 
 # Epochs of 75 iterations; the configs themselves run 24 of 19. Swin needs more to begin to learn.
-@pytest.mark.parametrize(('name', 'epochs'), [('deit-tiny', 2), ('swin-tiny', 5), ('convnext-tiny', 2)])
+@pytest.mark.parametrize(
+    ('name', 'epochs'),
+    [
+        ('deit-tiny', 2),
+        pytest.param('swin-tiny', 5, marks=pytest.mark.sweep),
+        pytest.param('convnext-tiny', 2, marks=pytest.mark.sweep),
+    ],
+)
 def test_search_export_retrain(name, epochs, run_tool, tmp_path):
     config = ROOT / 'configs' / 'digits' / f'dms-30_{name}-narrow_b64_digits.py'
     options = [
