@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelError
@@ -31,9 +33,18 @@ def build_architecture(
     if data_preprocessor is not None:
         config.setdefault('data_preprocessor', data_preprocessor)
     try:
-        return MODELS.build(config)
+        with _own_scope(config['type']):
+            return MODELS.build(config)
     except KeyError as error:
         raise ConfigError(f'architecture cannot be built: {error.args[0] if error.args else error}') from error
+
+
+@contextmanager
+def _own_scope(kind: Any) -> Iterator[None]:
+    """Parts whose type names no package are of the package that the whole names, whichever package was used last."""
+    package = kind.partition('.')[0] if isinstance(kind, str) and '.' in kind else ''
+    with DefaultScope.overwrite_default_scope(package if package in MODULE2PACKAGE else None):
+        yield
 
 
 def tensor_forward(model: nn.Module) -> Callable[..., Any]:

@@ -67,18 +67,24 @@ def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[i
             yield dim, divided[place + 1 :]
 
 
+def _knows_heads(t: Tracer) -> bool:
+    """Whether an attribute of the running module follows its number of heads."""
+    return any(module == t.module and size.kind == 'heads' for (module, _), size in t.trace.sizes.items())
+
+
 def _parts_alike(t: Tracer, labels: Tensor, outer: int, inner: list[int]) -> Tensor:
     """Channels viewed as equal parts (a channel shuffle, heads) shrink alike, as what views them divides evenly.
 
     Parts that are one element each may go as a whole: there are then fewer parts. Not so of two parts, which are
-    nearly always halves: a network that divides channels by two finds no half of one.
+    nearly always halves: a network that divides channels by two finds no half of one. Where an adapter has stated how
+    many heads there are, two parts are two heads.
 
     Returns:
         Labels in which all parts bear those of the first, so that what sums over parts mixes no channels.
     """
     narrow = compact(canonical(labels))
     whole = all(narrow.size(dim) == 1 for dim in inner)
-    if narrow.size(outer) == 1 or (whole and narrow.size(outer) != 2):
+    if narrow.size(outer) == 1 or (whole and (narrow.size(outer) != 2 or _knows_heads(t))):
         return labels
     first = narrow.narrow(outer, 0, 1)
     t.store.unify(first, narrow)
