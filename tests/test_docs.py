@@ -11,6 +11,7 @@ from mmengine.config import Config
 import mmdms
 from mmdms.commands.search_config import build_algorithm
 from mmdms.export.export import retrain_config
+from mmdms.registry import ADAPTERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')] if path.exists())
@@ -33,6 +34,15 @@ CONFIGS = [
     if page not in PROGRAMS
     for index, block in enumerate(blocks(page))
 ]
+
+
+@pytest.fixture(autouse=True)
+def own_registrations():
+    """What a page registers is gone after it: names of other tests are the same."""
+    before = dict(ADAPTERS.module_dict)
+    yield
+    ADAPTERS._module_dict.clear()
+    ADAPTERS._module_dict.update(before)
 
 
 def run_program(page, folder, monkeypatch):

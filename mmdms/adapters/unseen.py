@@ -46,5 +46,7 @@ def convolved(out: Tensor, x: Tensor, operation: str) -> Tensor:
         tracer.axis(weight, 0, outgoing, 'out')
         if getattr(tracer.running, 'bias', None) is not None:
             tracer.axis(bias, 0, outgoing, 'through')
+        tracer.trace.used.setdefault(weight, operation)
+        tracer.trace.kernels |= {(weight, dim) for dim in (2, 3)}
         tracer.trace.uncounted.setdefault(tracer.module, operation)
         return tracer.alias(out, outgoing[:, None, None].expand(out.shape))

@@ -14,8 +14,8 @@ LONG = 50
 
 
 QUIET = 5
-"""So many steps may pass without importance: a head that starts at 0, as those of vision transformers do, hands nothing
-back in the first, nor while a warm-up keeps its learning rate at 0."""
+"""So many steps may pass without importance: a head that starts at 0, as those of vision transformers do, passes
+nothing back in the first, nor while a warm-up keeps its learning rate at 0."""
 
 
 class LoopWatch:
@@ -107,8 +107,8 @@ class LoopWatch:
             return
         self._say(
             'importance',
-            f'the gradient of every mask is 0, for {QUIET} steps now, so nothing is learnt about the structure: look whether the loss hangs '
-            'on the output of the network, and whether it is so small that its square is 0',
+            f'the gradient of every mask is 0, for {QUIET} steps now, so nothing is learnt about the structure: look '
+            'whether the loss hangs on the output of the network, and whether it is so small that its square is 0',
         )
 
     def _say(self, what: str, text: str) -> None:
