@@ -51,7 +51,9 @@ class Passthrough(nn.Module):
         """As of any module."""
         super().train(mode)
         if _BLOCK in self.__dict__:
-            self.__dict__[_BLOCK].train(mode)
+            # Their own train() is not called: some compute with their weights in it, which are empty here.
+            for module in self.__dict__[_BLOCK].modules():
+                module.training = mode
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Passthrough:

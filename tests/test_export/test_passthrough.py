@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import Net, conv, image, space_of
+from tiny import Net, conv, image, reasons, space_of
 from torch import nn
 
 from mmdms import build_search_space, slim
@@ -121,6 +121,37 @@ def test_attributes_of_the_block_without_its_weights():
     assert not hasattr(standing, 'features')
     linear = pass_through(nn.Linear(2, 2))
     assert not hasattr(linear, 'reset_parameters')  # methods could not compute anything: init_weights and the like
+
+
+class Cached(nn.Module):
+    """A residual layer whose table of biases is looked up once for all of evaluation, as by LeViT's attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.biases = conv(4, 4), nn.Parameter(torch.rand(1, 5))
+        self.register_buffer('places', torch.tensor([3]), persistent=False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.cache = None if mode else self.biases[:, self.places]
+        return self
+
+    def forward(self, x):
+        return x + self.layer(x) * (self.biases[:, self.places] if self.training else self.cache)
+
+
+def test_no_train_of_the_block_is_called():
+    torch.manual_seed(0)
+    blocks = nn.Sequential(*[Cached() for _ in range(3)])
+    net = Net(lambda n, x: n.out(n.blocks(n.stem(x))), stem=conv(3, 4), blocks=blocks, out=conv(4, 2)).eval()
+    space = space_of(net, image())
+    assert ('blocks', 'depth', 3) in [(unit.name, unit.kind, unit.total) for unit in space.units]
+    # The trace is one of evaluation, where the biases were looked up before.
+    unseen = 'biases is used by no operation that the trace sees; '
+    assert reasons(space) == {f'blocks.{i}': unseen for i in range(3)}
+    standing = pass_through(Cached())
+    assert standing.training and not standing.eval().training and not standing.layer.training
+    assert standing.train().layer.training
 
 
 @pytest.mark.parametrize('blocks', [0, 1, 2])
