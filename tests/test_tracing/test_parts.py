@@ -5,6 +5,7 @@ import torch
 from tiny import Net, assert_parity, conv, image, reasons, sizes
 
 from mmdms.api import build_search_space
+from mmdms.tracing.rules.movement import _splits
 
 
 def shuffled(x):
@@ -46,6 +47,13 @@ FIXED = {
         'parts of unequal size',
     ),
 }
+
+
+def test_a_dimension_of_one_that_was_there_divides_nothing():
+    """One query for two heads, (2, 1, 4) seen as (1, 2, 1, 4): the heads are no two parts of one."""
+    assert list(_splits(torch.Size([2, 1, 4]), torch.Size([1, 2, 1, 4]))) == []
+    assert list(_splits(torch.Size([2, 4]), torch.Size([2, 1, 4]))) == [(0, [])]
+    assert list(_splits(torch.Size([1, 2, 1, 1]), torch.Size([1, 2, 1, 1, 1]))) == [(1, [])]
 
 
 @pytest.mark.parametrize('name', PARTS)

@@ -45,11 +45,12 @@ def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[i
     """Where a view divides a dimension into several: each new dimension but the last of them, with those inside it.
 
     Two channels seen as two parts of one channel are divided too, though it looks as if a dimension of one were added.
+    A dimension of one that was there before (as between two heads and one query) divides nothing.
     """
     if 0 in before:
         return
     position = 0
-    for size in before:
+    for place, size in enumerate(before):
         divided: list[int] = []
         product = 1
         while position < len(after) and product * after[position] <= size and size % (product * after[position]) == 0:
@@ -61,10 +62,15 @@ def _splits(before: torch.Size, after: torch.Size) -> Iterator[tuple[int, list[i
         if product != size:  # dimensions are merged: what lies together stays together
             return
         divided = [dim for dim in divided if after[dim] > 1]
-        if size == 2 and len(after) > len(before) and position < len(after) and after[position] == 1:
+        if size == 2 and len(after) > len(before) and _ones(after[position:]) > _ones(before[place + 1 :]):
             yield position - 1, []
-        for place, dim in enumerate(divided[:-1]):
-            yield dim, divided[place + 1 :]
+        for i, dim in enumerate(divided[:-1]):
+            yield dim, divided[i + 1 :]
+
+
+def _ones(sizes: torch.Size) -> int:
+    """How many dimensions of one a shape begins with."""
+    return next((i for i, size in enumerate(sizes) if size != 1), len(sizes))
 
 
 def _knows_heads(t: Tracer) -> bool:
