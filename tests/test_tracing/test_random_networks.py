@@ -112,5 +112,7 @@ def test_random_networks(steps, seed):
     assert space.units or tied
     # Parts of one channel each may tie all channels of a layer, which is then no unit. Nothing else may be frozen.
     assert not tied or any(kind in EVEN for kind, _, _ in net.steps)
-    assert [frozen.reason for frozen in tied] == [f'its {f.elements} channels can only go or stay together' for f in tied]
+    assert [frozen.reason for frozen in tied] == [
+        f'its {f.elements} channels can only go or stay together' for f in tied
+    ]
     assert_parity(net, space, image(), seeds=2, tolerance=1e-10)
