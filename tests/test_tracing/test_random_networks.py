@@ -97,12 +97,23 @@ class RandomNet(nn.Module):
 step = st.tuples(st.sampled_from(STEPS), st.integers(0, 1), st.integers(0, 1))
 
 
+SINGLE = 'is a single channel, and one must stay'
+
+
+def is_single(net, module):
+    """Whether a layer has one channel. An attention has two heads, and the channels of both count."""
+    layer = net.layers[module.split('.')[1]]
+    return not isinstance(layer, MultiheadAttention) and len(layer.weight) == 1
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(step, min_size=1, max_size=8), st.integers(0, 99))
 @example([*[('conv', 0, 0)] * 4, ('shuffle', 0, 0)], 0)  # two channels, seen as two parts of one
 @example([*[('conv', 0, 0)] * 3, ('conv', 1, 0), ('shuffle', 1, 0)], 0)
 @example([('groups_norm', 0, 0), ('cat', 0, 0), ('shuffle', 0, 0), ('shuffle', 0, 0)], 0)  # aaaabbbb, in two parts
 @example([('groups_norm', 0, 0), ('cat', 0, 1), ('shuffle', 0, 0), ('shuffle', 0, 0)], 0)
+@example([*[('conv', 0, 0)] * 4, ('chunk', 0, 0), ('depthwise', 0, 0)], 0)  # a single channel
+@example([('conv', 0, 0), ('attention', 0, 0)], 0)  # two heads of a width of one
 def test_random_networks(steps, seed):
     torch.manual_seed(seed)
     net = RandomNet(steps)
@@ -110,9 +121,11 @@ def test_random_networks(steps, seed):
     space = build_search_space(net, image(), verify=False)
     tied = remarkable(space)
     assert space.units or tied
-    # Parts of one channel each may tie all channels of a layer, which is then no unit. Nothing else may be frozen.
+    # Parts of one channel each may tie all channels of a layer, which is then no unit, and half of two channels is a
+    # single one. Nothing else may be frozen.
     assert not tied or any(kind in EVEN for kind, _, _ in net.steps)
     assert [frozen.reason for frozen in tied] == [
-        f'its {f.elements} channels can only go or stay together' for f in tied
+        SINGLE if is_single(net, frozen.module) else f'its {frozen.elements} channels can only go or stay together'
+        for frozen in tied
     ]
     assert_parity(net, space, image(), seeds=2, tolerance=1e-10)
