@@ -44,7 +44,7 @@ test: venv
 	$(BIN)/python -m pytest tests -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 sweep: venv
-	$(BIN)/python tools/sweep_zoo.py --out work_dirs/sweep.jsonl
+	$(BIN)/python benchmarks/sweep_zoo.py --out work_dirs/sweep.jsonl
 
 lint: venv
 	$(BIN)/ruff check .

@@ -10,8 +10,8 @@ import sys
 from .version import __version__
 
 try:
-    from .utils.mmyolo_gate import lift_mmyolo_gate
-    from .utils.versions import check_versions
+    from .openmmlab.mmyolo_gate import lift_mmyolo_gate
+    from .openmmlab.versions import check_versions
 
     check_versions()  # before anything below imports the packages that it checks
 except Exception:
@@ -22,11 +22,11 @@ else:
 
     from .api import build_search_space
     from .errors import SearchWarning
-    from .example_call import ExampleCall
-    from .export.slim import slim
-    from .masking import remove_masks, without_masks
-    from .models.mutators import DMSMutator, DPFMutator, StructuredDPFMutator
-    from .structure import Structure
+    from .masks.channel_masks import remove_masks, without_masks
+    from .mutators import DMSMutator, DPFMutator, StructuredDPFMutator
+    from .network.example_call import ExampleCall
+    from .slicing.slim import slim
+    from .space.structure import Structure
 
 __all__ = [
     'DMSMutator', 'DPFMutator', 'ExampleCall', 'SearchWarning', 'Structure', 'StructuredDPFMutator', '__version__',

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from .adapters.base import adapt, fused, groups, streams
-from .copying import copy_network
 from .errors import GeometryError
-from .example_call import ExampleCall, Inputs, name_of
-from .export.verify import Verifier
-from .masking import has_masks, without_masks
+from .masks.channel_masks import has_masks, without_masks
+from .network.copying import copy_network
+from .network.example_call import ExampleCall, Inputs, name_of
+from .network.trees import check_comparable
+from .openmmlab.architecture import tensor_forward
+from .openmmlab.example import check_runs, example_of
+from .space.search_space import SearchSpace
 from .tracing.builder import SearchSpaceBuilder
-from .tracing.geometry import scale_costs
-from .tracing.search_space import SearchSpace
+from .tracing.flops_rescaling import scale_costs
 from .tracing.tracer import trace
-from .trees import check_comparable
-from .utils.architecture import tensor_forward
-from .utils.example import check_runs, example_of
+from .verification.verifier import Verifier
 
 
 def build_search_space(
@@ -93,7 +93,7 @@ def build_model_space(
 ) -> SearchSpace:
     """Search space of an OpenMMLab model, whose FLOPs are counted at ``input_shape`` (channels, height, width).
 
-    Detectors are traced on smaller images; see :mod:`mmdms.utils.example`.
+    Detectors are traced on smaller images; see :mod:`mmdms.openmmlab.example`.
 
     Raises:
         ConfigError: for a pattern that matches nothing.

@@ -114,7 +114,7 @@ def mmcv_ops() -> str:
 
 
 def _mmdms() -> str:
-    from mmdms.utils.versions import check_versions
+    from mmdms.openmmlab.versions import check_versions
 
     check_versions()
     return version_of('mmdms')

@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
 Each message says what was received and what to do about it. The command line
-tools print these as one line and exit with status 2 (``mmdms.utils.cli``);
+tools print these as one line and exit with status 2 (``mmdms.openmmlab.cli``);
 anything else is a bug and keeps its traceback.
 """
 

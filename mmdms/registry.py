@@ -15,17 +15,17 @@ from mmengine.registry import (
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmdms', locations=['mmdms.models', 'mmdms.export'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmdms', locations=['mmdms.engine'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmdms', locations=['mmdms.models', 'mmdms.openmmlab.export'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmdms', locations=['mmdms.openmmlab.hooks'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmdms',
-    locations=['mmdms.engine'],
+    locations=['mmdms.openmmlab.hooks'],
 )
 OPTIM_WRAPPERS = Registry(
-    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmdms', locations=['mmdms.engine']
+    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmdms', locations=['mmdms.openmmlab.hooks']
 )
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmdms', locations=['mmdms.datasets'])
-MUTATORS = Registry('mutator', scope='mmdms', locations=['mmdms.models.mutators'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmdms', locations=['mmdms.openmmlab.datasets'])
+MUTATORS = Registry('mutator', scope='mmdms', locations=['mmdms.mutators'])
 ADAPTERS = Registry('adapter', scope='mmdms', locations=['mmdms.adapters'])

@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 
-from mmdms.utils.safe_load import FORCE
+from mmdms.openmmlab.safe_load import FORCE
 
 
 @pytest.fixture(autouse=True, scope='session')

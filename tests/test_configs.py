@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.tiny import OF_EVERY_NETWORK
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from tiny import OF_EVERY_NETWORK
 from torch import nn
 
-from mmdms.commands.search_config import build_algorithm
-from mmdms.engine import BudgetHook, DMSOptimWrapperConstructor
-from mmdms.export.export import retrain_config
-from mmdms.export.subnet import without_pretrained
+from mmdms.openmmlab.architecture import build_architecture
+from mmdms.openmmlab.commands.search_config import build_algorithm
+from mmdms.openmmlab.export.export import retrain_config
+from mmdms.openmmlab.export.subnet import without_pretrained
+from mmdms.openmmlab.hooks import BudgetHook, DMSOptimWrapperConstructor
 from mmdms.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
-from mmdms.utils.architecture import build_architecture
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 40

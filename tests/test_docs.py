@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 
 import mmdms
-from mmdms.commands.search_config import build_algorithm
-from mmdms.export.export import retrain_config
+from mmdms.openmmlab.commands.search_config import build_algorithm
+from mmdms.openmmlab.export.export import retrain_config
 from mmdms.registry import ADAPTERS
 
 ROOT = Path(__file__).parents[1]

@@ -8,11 +8,11 @@ import torch
 import torchvision
 
 from mmdms.api import build_search_space
-from mmdms.export.verify import random_structure
-from mmdms.utils.architecture import tensor_forward
-from mmdms.utils.config import load_config
-from mmdms.utils.example import example_of
-from mmdms.utils.input_shape import infer_input_shape
+from mmdms.openmmlab.architecture import tensor_forward
+from mmdms.openmmlab.configs import load_config
+from mmdms.openmmlab.example import example_of
+from mmdms.openmmlab.input_shape import infer_input_shape
+from mmdms.verification.verifier import random_structure
 
 sys.path.append(str(Path(__file__).parents[1] / 'tools'))  # at the end: tools/test.py must hide nothing
 

@@ -1,4 +1,4 @@
-"""A sample of the sweep (tools/sweep_zoo.py): families other than those of test_export/test_zoo.py, one seed each."""
+"""A sample of the sweep (benchmarks/sweep_zoo.py): families other than those of test_export/test_zoo.py, one seed each."""
 
 import dataclasses
 import math
@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from partitioned import assert_partition
+from helpers.partitioned import assert_partition
 
 from mmdms.api import build_search_space
-from mmdms.utils.architecture import tensor_forward
-from mmdms.utils.config import load_config
-from mmdms.utils.example import example_of
-from mmdms.utils.input_shape import infer_input_shape
+from mmdms.openmmlab.architecture import tensor_forward
+from mmdms.openmmlab.configs import load_config
+from mmdms.openmmlab.example import example_of
+from mmdms.openmmlab.input_shape import infer_input_shape
 
 sys.path.append(str(Path(__file__).parents[1] / 'tools'))  # at the end: tools/test.py must hide nothing
 

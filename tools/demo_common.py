@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tabulate import tabulate
 
-from mmdms.utils.architecture import build_architecture
+from mmdms.openmmlab.architecture import build_architecture
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,8 +13,8 @@ same bytes; a second call finds them ready.
 
 import argparse
 
-from mmdms.datasets.digits_coco import DigitsCocoSettings, make_digits_coco
-from mmdms.utils.cli import run_cli
+from mmdms.openmmlab.cli import run_cli
+from mmdms.openmmlab.datasets.digits_coco import DigitsCocoSettings, make_digits_coco
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,9 +7,9 @@ Example:
 
 import argparse
 
-from mmdms.commands.prune import prune
-from mmdms.utils.cli import add_cfg_options, run_cli
-from mmdms.utils.config import load_config
+from mmdms.openmmlab.cli import add_cfg_options, run_cli
+from mmdms.openmmlab.commands.prune import prune
+from mmdms.openmmlab.configs import load_config
 
 
 def parse_args() -> argparse.Namespace:

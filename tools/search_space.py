@@ -7,9 +7,9 @@ Examples:
 
 import argparse
 
-from mmdms.commands.survey import survey
-from mmdms.utils.cli import add_cfg_options, run_cli
-from mmdms.utils.config import load_config
+from mmdms.openmmlab.cli import add_cfg_options, run_cli
+from mmdms.openmmlab.commands.survey import survey
+from mmdms.openmmlab.configs import load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,10 +7,10 @@ from mmengine.evaluator import DumpResults
 from mmengine.model import is_model_wrapper
 
 import mmdms  # noqa: F401  (checks the versions of the packages below first)
-from mmdms.utils.checkpoint import check_state_dict, is_remote, read_checkpoint
-from mmdms.utils.cli import run_cli
-from mmdms.utils.config import load_config, require_keys
-from mmdms.utils.launch import add_runner_arguments, apply_runner_arguments, build_runner
+from mmdms.openmmlab.checkpoints import check_state_dict, is_remote, read_checkpoint
+from mmdms.openmmlab.cli import run_cli
+from mmdms.openmmlab.configs import load_config, require_keys
+from mmdms.openmmlab.launch import add_runner_arguments, apply_runner_arguments, build_runner
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,12 +3,12 @@
 import argparse
 
 import mmdms  # noqa: F401  (checks the versions of the packages below first)
-from mmdms.commands.search_config import check_search
-from mmdms.utils.checkpoint import check_pretrained
-from mmdms.utils.cli import run_cli
-from mmdms.utils.config import load_config, require_keys
-from mmdms.utils.launch import add_runner_arguments, apply_runner_arguments, build_runner
-from mmdms.utils.training import add_resume_hooks, enable_amp, enable_auto_scale_lr, set_resume
+from mmdms.openmmlab.checkpoints import check_pretrained
+from mmdms.openmmlab.cli import run_cli
+from mmdms.openmmlab.commands.search_config import check_search
+from mmdms.openmmlab.configs import load_config, require_keys
+from mmdms.openmmlab.launch import add_runner_arguments, apply_runner_arguments, build_runner
+from mmdms.openmmlab.training import add_resume_hooks, enable_amp, enable_auto_scale_lr, set_resume
 
 
 def parse_args() -> argparse.Namespace:

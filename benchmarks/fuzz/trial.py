@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import mmdms
-from mmdms.budgets.fit import check_budget
 from mmdms.errors import BudgetError
+from mmdms.mutators.budgets.fit import check_budget
 
 from .network import RandomNetwork, random_network
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..made_classes import RECIPE, reduce_made
+from ..network.made_classes import RECIPE, reduce_made
 from ..registry import ADAPTERS
-from ..tracing import hints
+from ..tracing import declarations as hints
 
 MASKS = '_mmdms_inner'
 """Key of a module's ``__dict__`` under which installed masks lie: name -> function that returns the mask."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import ADAPTERS
-from ..tracing import hints
+from ..tracing import declarations as hints
 from .base import Adapter
 from .layers import Shapes
 from .multihead import HeadMasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..copying import copy_network
+from ..network.copying import copy_network
 from ..registry import ADAPTERS
 from .attention import SelfAttention
 from .base import Adapter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..registry import ADAPTERS
-from ..tracing.hints import active_tracer
+from ..tracing.declarations import active_tracer
 from .base import Adapter
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..tracing import hints
+from ..tracing import declarations as hints
 
 
 def untraced() -> AbstractContextManager[None]:

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..budgets.cost_table import CostTable, CostTableBuilder
-from ..structure import UnitInfo
-from .depth import find_runs
+from ..space.cost_table import CostTable, CostTableBuilder
+from ..space.patterns import Patterns
+from ..space.search_space import FIXED, ModuleMask, ModuleSize, ParameterAxis, SearchSpace
+from ..space.structure import UnitInfo
+from .depth_units import find_runs
 from .elements import Elements
 from .frozen import FrozenElements
 from .groups import Group, find_groups
 from .held import Dimensions, find_held
-from .patterns import Patterns
-from .records import Trace
-from .search_space import FIXED, ModuleMask, ModuleSize, ParameterAxis, SearchSpace
+from .trace import Trace
 
 FUSED = 'branch or norm that a deployment fuses'
 

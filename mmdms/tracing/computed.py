@@ -96,7 +96,7 @@ class WeightOfLayer:
         raise NotImplementedError
 
     def follows(self, dim: int, labels: Tensor, role: str) -> None:
-        """State that a dimension follows ``labels``; ``role`` as of :class:`mmdms.tracing.records.Axis`."""
+        """State that a dimension follows ``labels``; ``role`` as of :class:`mmdms.tracing.trace.Axis`."""
         raise NotImplementedError
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .labels import Classes, FreezeReason
-from .records import Axis, Trace
+from .trace import Axis, Trace
 
 
 class Elements:

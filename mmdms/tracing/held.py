@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..space.search_space import FIXED
 from .elements import Elements
 from .frozen import NOWHERE, FrozenElements
 from .labels import FreezeReason
-from .records import Axis, Trace
-from .search_space import FIXED
+from .trace import Axis, Trace
 
 INPUT = 'reads an input of the network or a constant'
 UNUSED = 'is not used by the traced call'

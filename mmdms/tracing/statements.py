@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from .hints import active_tracer
+from .declarations import active_tracer
 
 
 def keeps_identity(out: Tensor, x: Tensor) -> Tensor:

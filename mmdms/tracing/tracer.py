@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from ..example_call import ExampleCall, Inputs
-from ..trees import tensors_of
+from ..network.example_call import ExampleCall, Inputs
+from ..network.trees import tensors_of
 from .attention import UncountedAttention
-from .book import Book, Pending, Record, grad_fn
-from .branches import BranchFinder
-from .calls import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise, without_values
 from .computed import ComputedWeight, of_parameter
-from .geometry import COSTED, work
-from .hints import tracing
+from .declarations import tracing
+from .flops_rescaling import COSTED, work
 from .labels import FreezeReason, LabelStore, canonical, no_labels
+from .module_scope import Watcher
+from .op_sets import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise, without_values
 from .parameters import ParameterIndex, layer_of
-from .records import Axis, CostTerm, Operation, Trace
+from .residual_branches import BranchFinder
+from .tensor_records import Book, Pending, Record, grad_fn
+from .trace import Axis, CostTerm, Operation, Trace
 from .usage import lost_in, note_parameters
-from .watch import Watcher
 
 
 class Tracer(TorchDispatchMode):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .book import grad_fn
-from .calls import MOVES, RESHAPES, Call
 from .labels import FreezeReason, compact
+from .op_sets import MOVES, RESHAPES, Call
+from .tensor_records import grad_fn
 
 if TYPE_CHECKING:
     from .tracer import Tracer

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from tiny import Net, assert_parity, conv, image, reasons, sizes, space_of
+from helpers.tiny import Net, assert_parity, conv, image, reasons, sizes, space_of
 from torch import nn
 
 from mmdms.adapters.base import Adapter, adapt, adapters_of, forward_adapter, unadapt
 from mmdms.adapters.norms import LayerNormAdapter
 from mmdms.api import build_search_space
 from mmdms.errors import AdapterError
-from mmdms.masking import Masks
+from mmdms.masks.channel_masks import Masks
 from mmdms.registry import ADAPTERS
 
 
@@ -111,7 +111,7 @@ def test_with_an_adapter_heads_and_widths_are_searched(net, register):
 
 
 def test_the_sliced_module_is_of_its_own_class_and_size(net, register):
-    from mmdms.export.slim import slim
+    from mmdms.slicing.slim import slim
 
     register(AttentionAdapter)
     space = build_search_space(net, tokens())

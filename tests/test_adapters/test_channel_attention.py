@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from adapted import assert_same_forward, assert_space, classifier, noise, space_of_classifier
+from helpers.adapted import assert_same_forward, assert_space, classifier, noise, space_of_classifier
+from helpers.tiny import Net, reasons, sizes, space_of
 from mmpretrain.models.backbones.davit import ChannelAttention, DaViTWindowMSA
 from mmpretrain.models.backbones.xcit import XCA, ClassAttntion
 from mmpretrain.models.utils.attention import ChannelMultiheadAttention
-from tiny import Net, reasons, sizes, space_of
 from torch import nn
 
 from mmdms.adapters.channel_attention import masked_softmax

@@ -2,16 +2,25 @@
 
 import pytest
 import torch
-from adapted import POOLING, assert_same_forward, assert_space, build, classifier, noise, space_of_classifier, totals
+from helpers.adapted import (
+    POOLING,
+    assert_same_forward,
+    assert_space,
+    build,
+    classifier,
+    noise,
+    space_of_classifier,
+    totals,
+)
+from helpers.tiny import assert_parity, conv, reasons
 from mmpretrain.models.backbones.cspnet import CSPDarkNet, CSPResNet
 from mmpretrain.models.backbones.res2net import Res2Net
 from mmpretrain.models.backbones.resnest import ResNeSt
-from tiny import assert_parity, conv, reasons
 from torch import nn
 
 from mmdms.api import build_search_space
-from mmdms.export.slim import slim
-from mmdms.export.verify import random_structure
+from mmdms.slicing.slim import slim
+from mmdms.verification.verifier import random_structure
 
 
 def test_cspdarknet(monkeypatch):

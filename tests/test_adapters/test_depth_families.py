@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from adapted import POOLING, classifier, noise
+from helpers.adapted import POOLING, classifier, noise
 from torch import nn
 
 from mmdms.api import build_search_space
-from mmdms.export.parity import prepare_for_parity
-from mmdms.export.slim import slim
-from mmdms.utils.architecture import tensor_forward
+from mmdms.openmmlab.architecture import tensor_forward
+from mmdms.slicing.slim import slim
+from mmdms.verification.parity import prepare_for_parity
 
 
 @dataclass

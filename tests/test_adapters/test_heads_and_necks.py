@@ -1,13 +1,22 @@
 """Heads and necks of classifiers upon a small ResNet, and the networks that hold their own."""
 
 import pytest
-from adapted import POOLING, assert_same_forward, assert_space, build, classifier, noise, space_of_classifier, totals
+from helpers.adapted import (
+    POOLING,
+    assert_same_forward,
+    assert_space,
+    build,
+    classifier,
+    noise,
+    space_of_classifier,
+    totals,
+)
+from helpers.tiny import assert_parity, reasons
 from mmpretrain.models.heads.margin_head import NormProduct
-from tiny import assert_parity, reasons
 from torch import nn
 
 from mmdms.api import build_search_space
-from mmdms.export.slim import slim
+from mmdms.slicing.slim import slim
 
 RESNET = dict(type='ResNet', depth=18, stem_channels=4, base_channels=4, num_stages=1, out_indices=(0,))
 RESNET.update(strides=(1,), dilations=(1,))

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from adapted import assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
+from helpers.adapted import assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
 from mmpretrain.models.backbones.efficientformer import AttentionWithBias
 from mmpretrain.models.backbones.levit import LeViT
 from mmpretrain.models.utils.attention import LeAttention
 
-from mmdms.export.slim import slim
-from mmdms.export.verify import random_structure
+from mmdms.slicing.slim import slim
+from mmdms.verification.verifier import random_structure
 
 ARCH = dict(embed_dims=[16, 24], num_heads=[2, 3], depths=[1, 1], key_dims=[4, 4])
 

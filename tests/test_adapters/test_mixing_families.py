@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from adapted import assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
+from helpers.adapted import assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
 from mmpretrain.models.backbones.hornet import GlobalLocalFilter, HorNetLayerNorm
 
 from mmdms.adapters.base import adapt
-from mmdms.export.parity import prepare_for_parity
-from mmdms.export.slim import slim
-from mmdms.export.verify import random_structure
-from mmdms.masking import Masks
+from mmdms.masks.channel_masks import Masks
+from mmdms.slicing.slim import slim
+from mmdms.verification.parity import prepare_for_parity
+from mmdms.verification.verifier import random_structure
 
 VAN = dict(embed_dims=[4, 8, 12, 16], depths=[1, 2, 1, 1], ffn_ratios=[2, 2, 2, 2])
 

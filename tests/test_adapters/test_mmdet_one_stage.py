@@ -5,21 +5,21 @@ import functools
 
 import pytest
 import torch
-from adapted import assert_same_forward, flops, noise, totals
+from helpers.adapted import assert_same_forward, flops, noise, totals
+from helpers.tiny import Net, assert_parity, random_mask, reasons
+from helpers.tiny import space_of as space_of_module
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from tiny import Net, assert_parity, random_mask, reasons
-from tiny import space_of as space_of_module
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from mmdms.api import build_search_space
-from mmdms.export.slim import slim
-from mmdms.export.subnet import build_subnet, subnet_config, without_pretrained
-from mmdms.models.algorithms import DMSAlgorithm
-from mmdms.structure import Structure
-from mmdms.utils.architecture import build_architecture, tensor_forward
-from mmdms.utils.config import load_config
+from mmdms.openmmlab.algorithm import DMSAlgorithm
+from mmdms.openmmlab.architecture import build_architecture, tensor_forward
+from mmdms.openmmlab.configs import load_config
+from mmdms.openmmlab.export.subnet import build_subnet, subnet_config, without_pretrained
+from mmdms.slicing.slim import slim
+from mmdms.space.structure import Structure
 
 pytest.importorskip('mmdet')
 

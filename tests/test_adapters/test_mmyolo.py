@@ -5,23 +5,23 @@ import functools
 
 import pytest
 import torch
-from adapted import assert_same_forward, flops, noise, space_of_classifier, totals
+from helpers.adapted import assert_same_forward, flops, noise, space_of_classifier, totals
+from helpers.tiny import random_mask, reasons
+from helpers.tiny import space_of as space_of_module
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from tiny import random_mask, reasons
-from tiny import space_of as space_of_module
 from torch.utils._pytree import tree_flatten
 
-from mmdms.export.parity import prepare_for_parity
-from mmdms.export.precision import float64
-from mmdms.export.slim import slim
-from mmdms.export.subnet import without_pretrained
-from mmdms.masking import Masks
-from mmdms.models.algorithms import DMSAlgorithm
-from mmdms.structure import Structure
-from mmdms.utils.architecture import build_architecture, tensor_forward
-from mmdms.utils.config import load_config
+from mmdms.masks.channel_masks import Masks
+from mmdms.openmmlab.algorithm import DMSAlgorithm
+from mmdms.openmmlab.architecture import build_architecture, tensor_forward
+from mmdms.openmmlab.configs import load_config
+from mmdms.openmmlab.export.subnet import without_pretrained
+from mmdms.slicing.slim import slim
+from mmdms.space.structure import Structure
+from mmdms.verification.float64 import float64
+from mmdms.verification.parity import prepare_for_parity
 
 pytest.importorskip('mmyolo')
 

@@ -1,7 +1,7 @@
 """Networks whose modules mix tokens in ways of their own: EVA-02, MViT, TNT, ViG, RevViT, Conformer."""
 
 import pytest
-from adapted import assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
+from helpers.adapted import assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
 from mmcv.cnn.bricks.transformer import MultiheadAttention
 from mmpretrain.models.backbones.mvit import MultiScaleAttention
 from mmpretrain.models.backbones.vig import DenseDilatedKnnGraph, Vig

@@ -4,16 +4,16 @@ import json
 
 import pytest
 import torch
-from adapted import POOLING, assert_same_forward, assert_space, classifier, noise, space_of_classifier
+from helpers.adapted import POOLING, assert_same_forward, assert_space, classifier, noise, space_of_classifier
+from helpers.tiny import Net, conv, image, space_of
 from mmpretrain.models.backbones.shufflenet_v1 import ShuffleUnit
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
-from tiny import Net, conv, image, space_of
 from torch import nn
 
 from mmdms.adapters.base import adapt
-from mmdms.export.slim import slim
-from mmdms.export.subnet import build_subnet, subnet_config
-from mmdms.export.verify import random_structure
+from mmdms.openmmlab.export.subnet import build_subnet, subnet_config
+from mmdms.slicing.slim import slim
+from mmdms.verification.verifier import random_structure
 
 
 @pytest.mark.parametrize('combine', ['add', 'concat'])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapted import assert_same_forward
+from helpers.adapted import assert_same_forward
 from mmcv.ops import CARAFEPack, carafe
 from mmengine.registry import init_default_scope
 from torch import nn

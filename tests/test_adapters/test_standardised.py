@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from adapted import assert_same_forward, flops
+from helpers.adapted import assert_same_forward, flops
+from helpers.tiny import Net, assert_parity, conv, image, random_mask, sizes
 from mmcv.cnn.bricks.conv_ws import ConvAWS2d, ConvWS2d
-from tiny import Net, assert_parity, conv, image, random_mask, sizes
 
 from mmdms.adapters.base import MASKS, adapt
 from mmdms.api import build_search_space
-from mmdms.export.slim import slim
+from mmdms.slicing.slim import slim
 
 TIMM = ['StdConv2d', 'StdConv2dSame', 'ScaledStdConv2d', 'ScaledStdConv2dSame']
 

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapted import flops, noise
+from helpers.adapted import flops, noise
+from helpers.tiny import Net, assert_parity, conv, random_mask, reasons
 from mmengine.registry import init_default_scope
-from tiny import Net, assert_parity, conv, random_mask, reasons
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from mmdms.adapters.base import adapt
 from mmdms.api import build_model_space, build_search_space
-from mmdms.export.slim import slim
-from mmdms.export.subnet import build_subnet, subnet_config, without_pretrained
-from mmdms.utils.architecture import build_architecture, tensor_forward
-from mmdms.utils.config import load_config
-from mmdms.utils.detection import FEW_PROPOSALS, SIDES, has_proposals, spread_boxes
-from mmdms.utils.example import TRACE_SIDES, example_of
+from mmdms.openmmlab.architecture import build_architecture, tensor_forward
+from mmdms.openmmlab.configs import load_config
+from mmdms.openmmlab.detection import FEW_PROPOSALS, SIDES, has_proposals, spread_boxes
+from mmdms.openmmlab.example import TRACE_SIDES, example_of
+from mmdms.openmmlab.export.subnet import build_subnet, subnet_config, without_pretrained
+from mmdms.slicing.slim import slim
 
 sys.path.append(str(Path(__file__).parents[2] / 'tools'))  # at the end: tools/test.py must hide nothing
 

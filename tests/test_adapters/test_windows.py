@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from adapted import POOLING, assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
+from helpers.adapted import POOLING, assert_same_forward, assert_space, build, classifier, noise, space_of_classifier
 from mmpretrain.models.backbones.hivit import Attention as HiViTAttention
 from mmpretrain.models.backbones.mixmim import MixMIMWindowAttention
 from mmpretrain.models.backbones.twins import GlobalSubsampledAttention, LocallyGroupedSelfAttention

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdms.utils.safe_load import FORCE
+from mmdms.openmmlab.safe_load import FORCE
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'digits' / 'resnet18_b64_digits.py'

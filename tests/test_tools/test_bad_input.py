@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from mmdms.utils.safe_load import FORCE, load_plain
+from mmdms.openmmlab.safe_load import FORCE, load_plain
 
 from .conftest import ROOT
 
@@ -79,9 +79,11 @@ OPTIONS = {
 
 @pytest.mark.parametrize('option', OPTIONS)
 def test_a_value_that_cannot_be(fail_tool, option, monkeypatch):
-    import mmdms.datasets.digits
+    import mmdms.openmmlab.datasets.digits
 
-    monkeypatch.setattr(mmdms.datasets.digits.DigitsDataset, '__init__', lambda *a, **k: pytest.fail('data load'))
+    monkeypatch.setattr(
+        mmdms.openmmlab.datasets.digits.DigitsDataset, '__init__', lambda *a, **k: pytest.fail('data load')
+    )
     assert OPTIONS[option] in fail_tool('train.py', SEARCH, '--cfg-options', *NARROW, option)
 
 

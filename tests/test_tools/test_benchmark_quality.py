@@ -212,9 +212,9 @@ def test_report_has_means_spreads_and_paired_differences():
 
 def test_command_line_refuses_what_makes_no_sense(fail_tool):
     assert '--targets must lie between 0 and 1, but got 3' in fail_tool(
-        'benchmark_quality.py', '--out', 'x.jsonl', '--targets', '3'
+        '../benchmarks/run_quality.py', '--out', 'x.jsonl', '--targets', '3'
     )
-    assert 'does not exist' in fail_tool('benchmark_quality.py', '--out', 'x.jsonl', '--report', '-')
+    assert 'does not exist' in fail_tool('../benchmarks/run_quality.py', '--out', 'x.jsonl', '--report', '-')
 
 
 def test_records_are_plain_json_lines(tmp_path):

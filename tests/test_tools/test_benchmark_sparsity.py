@@ -51,7 +51,7 @@ def test_a_fork_goes_on_as_its_original_would_have():
 
 
 def test_every_method_runs_and_reaches_its_sparsity(tmp_path):
-    from benchmark_sparsity import main
+    from run_sparsity import main
     from quality.records import read_records
     from sparsity.runner import KEY, METHODS
 
@@ -115,7 +115,7 @@ def test_report_tells_schedules_apart():
 
 @pytest.mark.parametrize('option,value', [('--sparsities', '1'), ('--steps', '7'), ('--threads', '0')])
 def test_bad_options_are_named(option, value, tmp_path, capsys):
-    from benchmark_sparsity import parse_args
+    from run_sparsity import parse_args
 
     with pytest.raises(SystemExit):
         parse_args(['--out', str(tmp_path / 'x.jsonl'), option, value])

@@ -70,7 +70,7 @@ def test_every_way_trains(network, way):
 
 def test_command(run_tool, tmp_path):
     out = tmp_path / 'speed.jsonl'
-    arguments = ['benchmark_speed.py', '--out', out, '--networks', 'mobilenetv2', '--sizes', '32:2', '--rounds', '1']
+    arguments = ['../benchmarks/run_speed.py', '--out', out, '--networks', 'mobilenetv2', '--sizes', '32:2', '--rounds', '1']
     run_tool(*arguments, '--what', 'steps', '--ways', 'shrink', 'settle', cwd=tmp_path)
     (record,) = map(json.loads, out.read_text().splitlines())
     assert set(record['train']) == {'plain', 'shrink', 'settle'} and not record['failed']
@@ -81,7 +81,7 @@ def test_command(run_tool, tmp_path):
 
 
 def test_bad_sizes(fail_tool):
-    assert "'224' is not PIXELS:IMAGES" in fail_tool('benchmark_speed.py', '--out', 'o.jsonl', '--sizes', '224')
+    assert "'224' is not PIXELS:IMAGES" in fail_tool('../benchmarks/run_speed.py', '--out', 'o.jsonl', '--sizes', '224')
 
 
 def test_pruning_is_timed_with_its_share_of_new_masks():

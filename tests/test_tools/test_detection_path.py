@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdms.commands.search_config import build_algorithm
-from mmdms.datasets.digits_coco import DigitsCocoSettings, make_digits_coco
-from mmdms.utils.architecture import build_architecture
-from mmdms.utils.config import load_config
+from mmdms.openmmlab.architecture import build_architecture
+from mmdms.openmmlab.commands.search_config import build_algorithm
+from mmdms.openmmlab.configs import load_config
+from mmdms.openmmlab.datasets.digits_coco import DigitsCocoSettings, make_digits_coco
 
 from .conftest import ROOT
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from exact import exact_config
+from helpers.exact import exact_config
 
 
 @pytest.fixture

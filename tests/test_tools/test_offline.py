@@ -6,12 +6,12 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
-from mmdms.commands.offline import no_downloads, weights_named
-from mmdms.commands.survey import survey
 from mmdms.errors import ConfigError, ModelError
-from mmdms.export.subnet import without_pretrained
+from mmdms.openmmlab.architecture import build_architecture
+from mmdms.openmmlab.commands.offline import no_downloads, weights_named
+from mmdms.openmmlab.commands.survey import survey
+from mmdms.openmmlab.export.subnet import without_pretrained
 from mmdms.registry import MODELS
-from mmdms.utils.architecture import build_architecture
 
 
 @MODELS.register_module()

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from mmdms.utils.safe_load import load_plain
+from mmdms.openmmlab.safe_load import load_plain
 
 from .conftest import ROOT
 

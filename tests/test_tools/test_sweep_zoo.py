@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 
 from mmdms.api import build_search_space
-from mmdms.utils.config import load_config
+from mmdms.openmmlab.configs import load_config
 
 from .conftest import ROOT
 
@@ -332,7 +332,7 @@ def test_one_network_through_the_command(run_tool, tmp_path):
     out, page = tmp_path / 'sweep.jsonl', tmp_path / 'coverage.md'
     # One channel of the six in its first layer is more than the gate of a convolutional network allows.
     (tmp_path / 'zoo.txt').write_text(f'{LENET} convolutional 1 32 32\n')
-    arguments = ['sweep_zoo.py', '--zoo', tmp_path / 'zoo.txt', '--out', out]
+    arguments = ['../benchmarks/sweep_zoo.py', '--zoo', tmp_path / 'zoo.txt', '--out', out]
     printed = run_tool(*arguments, cwd=tmp_path, status=1)
     assert '1/1' in printed and 'FAIL: fraction 0.9468 < 0.97 (' in printed
     (record,) = map(json.loads, out.read_text().splitlines())
@@ -358,7 +358,7 @@ def test_one_network_through_the_command(run_tool, tmp_path):
     ],
 )
 def test_bad_arguments(fail_tool, arguments, message):
-    assert message in fail_tool('sweep_zoo.py', '--out', 'out.jsonl', *arguments)
+    assert message in fail_tool('../benchmarks/sweep_zoo.py', '--out', 'out.jsonl', *arguments)
 
 
 @pytest.mark.sweep

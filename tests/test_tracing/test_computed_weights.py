@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from adapted import flops
-from tiny import Net, assert_parity, conv, image, random_mask, reasons, sizes
+from helpers.adapted import flops
+from helpers.tiny import Net, assert_parity, conv, image, random_mask, reasons, sizes
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from mmdms.api import build_search_space
-from mmdms.budgets.fit import fit_to_budget, unit_divisors
-from mmdms.export.slim import slim
-from mmdms.masking import Masks
+from mmdms.masks.channel_masks import Masks
+from mmdms.mutators.budgets.fit import fit_to_budget, unit_divisors
+from mmdms.slicing.slim import slim
 
 
 def chain(wrap, first=None, second=None, out=None):

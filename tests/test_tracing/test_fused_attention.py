@@ -6,12 +6,12 @@ PyTorch computes it step by step where queries and values differ in width, and w
 import pytest
 import torch
 import torch.nn.functional as F
-from adapted import flops, noise
-from tiny import random_mask
+from helpers.adapted import flops, noise
+from helpers.tiny import random_mask
 from torch import nn
 
 from mmdms.api import build_search_space
-from mmdms.export.slim import slim
+from mmdms.slicing.slim import slim
 
 TOKENS, HEADS = 5, 2
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from partitioned import assert_partition
-from tiny import Net, conv, image, remarkable, sizes
+from helpers.partitioned import assert_partition
+from helpers.tiny import Net, conv, image, remarkable, sizes
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from mmdms.api import build_search_space
-from mmdms.export.verify import freeze_units
-from mmdms.structure import Structure, UnitInfo
+from mmdms.space.structure import Structure, UnitInfo
 from mmdms.tracing.partition import counts, partition
+from mmdms.verification.verifier import freeze_units
 
 
 class EfficientAttention(nn.Module):

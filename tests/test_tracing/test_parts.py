@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import Net, assert_parity, conv, image, reasons, sizes
+from helpers.tiny import Net, assert_parity, conv, image, reasons, sizes
 
 from mmdms.api import build_search_space
-from mmdms.tracing.rules.movement import _splits
+from mmdms.tracing.rules.views import _splits
 
 
 def shuffled(x):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import reasons, sizes, space_of
+from helpers.tiny import reasons, sizes, space_of
 from torch import nn
 
 from mmdms.adapters.base import Adapter

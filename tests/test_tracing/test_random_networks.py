@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from helpers.tiny import assert_parity, image, remarkable
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mmpretrain.models.utils.attention import MultiheadAttention
-from tiny import assert_parity, image, remarkable
 from torch import nn
 
 from mmdms.api import build_search_space

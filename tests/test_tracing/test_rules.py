@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import Net, conv, image, reasons, remarkable, sizes, space_of
+from helpers.tiny import Net, conv, image, reasons, remarkable, sizes, space_of
 from torch import nn
 
 from mmdms.api import build_search_space

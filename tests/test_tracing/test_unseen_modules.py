@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.tiny import Net, conv, image, reasons, sizes, space_of
 from mmcv.ops import modulated_deform_conv2d, roi_align
-from tiny import Net, conv, image, reasons, sizes, space_of
 from torch import nn
 
 

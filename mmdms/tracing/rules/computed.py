@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..calls import MOVES, RESHAPES, RULES, Call, is_pointwise
 from ..computed import NAN, OTHER, ZERO, ComputedWeight, Dimension, Reduction, merged
 from ..labels import canonical, compact, named, varying_dims
+from ..op_sets import MOVES, RESHAPES, RULES, Call, is_pointwise
 from ..tracer import Tracer
 
 aten = torch.ops.aten

@@ -7,11 +7,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..calls import Call, rule
 from ..computed import WeightOfLayer, weight_of
 from ..labels import no_labels
+from ..op_sets import Call, rule
 from ..tracer import Tracer
-from .sites import expand_along, heads_in_batch, per_channel, width_of_heads
+from .layers import expand_along, heads_in_batch, per_channel, width_of_heads
 
 aten = torch.ops.aten
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..calls import Call, rule
-from ..hints import axis_labels
+from ..declarations import axis_labels
 from ..labels import compact
+from ..op_sets import Call, rule
 from ..tracer import Tracer
 from .computed import batch_statistics
-from .sites import expand_along, heads_in_batch, per_channel, width_of_heads
+from .layers import expand_along, heads_in_batch, per_channel, width_of_heads
 
 aten = torch.ops.aten
 

@@ -7,11 +7,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..calls import Call, rule
 from ..computed import ParameterWeight, WeightFromParameters, WeightOfLayer
 from ..labels import canonical, compact, no_labels, varying_dims
+from ..op_sets import Call, rule
 from ..tracer import Tracer
-from .sites import expand_along, per_channel
+from .layers import expand_along, per_channel
 
 aten = torch.ops.aten
 

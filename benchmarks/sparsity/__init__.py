@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks/run_sparsity.py``: networks, methods, runner and report."""

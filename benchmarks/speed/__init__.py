@@ -1,0 +1,1 @@
+"""Parts of benchmarks/run_speed.py."""

@@ -1,0 +1,1 @@
+"""Masks on a network: of channels, heads and blocks, and of single weights."""

@@ -1,0 +1,1 @@
+"""A network from outside: one call of it, the tensors in its outputs, and a copy of it."""

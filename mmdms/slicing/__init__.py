@@ -1,0 +1,1 @@
+"""Cut a network down to a structure."""

@@ -1,1 +1,0 @@
-"""What the tools share: configs, checkpoints, launching, the command line."""

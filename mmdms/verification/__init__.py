@@ -1,0 +1,1 @@
+"""Compare a sliced network with its masked supernet in float64."""

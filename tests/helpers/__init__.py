@@ -1,0 +1,1 @@
+"""What tests share: networks, searches, and the checks of both."""

@@ -1,1 +1,0 @@
-"""The parts of ``tools/benchmark_quality.py``: task, networks, recipe, methods, records and report."""
