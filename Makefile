@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 # ten times as fast where another process wants the same cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: venv demo demo-detection test sweep lint benchmark-deps clean
+.PHONY: venv demo demo-detection test test-core sweep lint benchmark-deps clean
 
 venv: $(STAMP)
 
@@ -22,12 +22,13 @@ $(BIN)/python:
 # mmcv's ops compile in 6 minutes on two cores with these flags, and in three
 # times that without. --no-build-isolation: the build must see the torch that
 # is installed, not fetch its own.
-$(STAMP): requirements/build.txt requirements/openmmlab.txt requirements/runtime.txt requirements/demo.txt \
-		requirements/tests.txt setup.py | $(BIN)/python
+$(STAMP): requirements/build.txt requirements/openmmlab.txt requirements/runtime.txt requirements/commands.txt \
+		requirements/demo.txt requirements/tests.txt setup.py | $(BIN)/python
 	$(BIN)/python -m pip install -r requirements/build.txt
 	MMCV_WITH_OPS=1 MAX_JOBS=2 CFLAGS="-O1 -g0" $(BIN)/python -m pip install --no-build-isolation \
 		-r requirements/openmmlab.txt
-	$(BIN)/python -m pip install -r requirements/runtime.txt -r requirements/demo.txt -r requirements/tests.txt
+	$(BIN)/python -m pip install -r requirements/runtime.txt -r requirements/commands.txt \
+		-r requirements/demo.txt -r requirements/tests.txt
 	$(BIN)/python -m pip install --no-build-isolation --no-deps -e .
 	touch $@
 
@@ -46,14 +47,28 @@ test: venv
 sweep: venv
 	$(BIN)/python benchmarks/sweep_zoo.py --out work_dirs/sweep.jsonl
 
+CORE := .venv-core
+
+$(CORE)/.installed: requirements/core.txt setup.py
+	$(PYTHON) -m venv $(CORE)
+	$(CORE)/bin/python -m pip install -r requirements/core.txt
+	$(CORE)/bin/python -m pip install --no-deps -e .
+	touch $@
+
+# The core needs torch and numpy alone: an environment of these two runs docs/plain_pytorch.md.
+test-core: $(CORE)/.installed
+	mkdir -p work_dirs/core
+	cd work_dirs/core && $(CURDIR)/$(CORE)/bin/python $(CURDIR)/tests/core_only.py
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mmdms
+	$(BIN)/lint-imports
 
 benchmark-deps: venv
 	$(BIN)/python -m pip install -r requirements/benchmark.txt
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv $(CORE) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,17 +10,14 @@ import torch
 from torch import nn
 
 from .adapters.base import adapt, fused, groups, streams
-from .errors import GeometryError
 from .masks.channel_masks import has_masks, without_masks
 from .network.copying import copy_network
 from .network.example_call import ExampleCall, Inputs, name_of
 from .network.trees import check_comparable
-from .openmmlab.architecture import tensor_forward
-from .openmmlab.example import check_runs, example_of
 from .space.search_space import SearchSpace
 from .tracing.builder import SearchSpaceBuilder
 from .tracing.flops_rescaling import scale_costs
-from .tracing.tracer import trace
+from .tracing.run import trace
 from .verification.verifier import Verifier
 
 
@@ -86,31 +83,6 @@ def build_search_space(
         with torch.random.fork_rng(devices=[]):
             space = Verifier(model, space, example, forward).run()
     return space
-
-
-def build_model_space(
-    model: nn.Module, input_shape: tuple[int, int, int], include: Iterable[str] = ('*',), exclude: Iterable[str] = ()
-) -> SearchSpace:
-    """Search space of an OpenMMLab model, whose FLOPs are counted at ``input_shape`` (channels, height, width).
-
-    Detectors are traced on smaller images; see :mod:`mmdms.openmmlab.example`.
-
-    Raises:
-        ConfigError: for a pattern that matches nothing.
-        ModelError: if the network does not run, with the reason.
-    """
-    example = example_of(model, input_shape)
-    patterns: dict[str, Any] = dict(include=include, exclude=exclude)
-    try:
-        return build_search_space(
-            model, example.inputs, forward=tensor_forward, flops_inputs=example.flops_inputs, **patterns
-        )
-    except GeometryError as error:
-        print(f'traced at its real size {tuple(input_shape[1:])}, which takes longer: {error}')
-        return build_search_space(model, example.flops_inputs or example.inputs, forward=tensor_forward, **patterns)
-    except Exception:  # a network that does not run may raise anything
-        check_runs(model, example.inputs)
-        raise
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:

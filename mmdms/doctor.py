@@ -6,6 +6,7 @@ The exit status is 0, or 1 where something that mmdms itself needs is missing or
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import platform
 import sys
 from collections.abc import Callable
@@ -75,8 +76,8 @@ def diagnose() -> list[Finding]:
             'torch', lambda: version_of('torch'), 'search and export', 'pip install "torch>=2.6"', True, MINIMUM_TORCH
         ),
         look('numpy', lambda: version_of('numpy'), 'search and export', 'pip install numpy', True),
-        look('mmengine', lambda: version_of('mmengine'), 'configs and training', 'pip install onedl-mmengine', True),
-        look('mmcv', lambda: version_of('mmcv'), 'layers and transforms', 'pip install onedl-mmcv', True),
+        look('mmengine', lambda: version_of('mmengine'), 'configs and training', 'pip install onedl-mmengine'),
+        look('mmcv', lambda: version_of('mmcv'), 'configs and training', 'pip install onedl-mmcv'),
         look(
             'mmcv ops',
             mmcv_ops,
@@ -114,9 +115,10 @@ def mmcv_ops() -> str:
 
 
 def _mmdms() -> str:
-    from mmdms.openmmlab.versions import check_versions
+    if all(importlib.util.find_spec(name) for name in ('mmengine', 'mmcv')):
+        from mmdms.openmmlab.versions import check_versions
 
-    check_versions()
+        check_versions()
     return version_of('mmdms')
 
 

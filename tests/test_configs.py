@@ -14,7 +14,8 @@ from mmdms.openmmlab.architecture import build_architecture
 from mmdms.openmmlab.commands.search_config import build_algorithm
 from mmdms.openmmlab.export.export import retrain_config
 from mmdms.openmmlab.export.subnet import without_pretrained
-from mmdms.openmmlab.hooks import BudgetHook, DMSOptimWrapperConstructor
+from mmdms.openmmlab.hooks import BudgetHook
+from mmdms.openmmlab.optim import DMSOptimWrapperConstructor
 from mmdms.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 
 ROOT = Path(__file__).parents[1]

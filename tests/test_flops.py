@@ -14,7 +14,7 @@ from mmdms.openmmlab.example import example_of
 from mmdms.openmmlab.input_shape import infer_input_shape
 from mmdms.verification.verifier import random_structure
 
-sys.path.append(str(Path(__file__).parents[1] / 'tools'))  # at the end: tools/test.py must hide nothing
+sys.path.append(str(Path(__file__).parents[1] / 'benchmarks'))  # at the end: tools/test.py must hide nothing
 
 from sweep.counted import TOLERANCE, compared, reasons  # noqa: E402
 from sweep.measure import build  # noqa: E402

@@ -1,4 +1,7 @@
-"""A sample of the sweep (benchmarks/sweep_zoo.py): families other than those of test_export/test_zoo.py, one seed each."""
+"""A sample of the sweep (benchmarks/sweep_zoo.py), one seed each.
+
+The families are others than those of test_verification/test_zoo.py.
+"""
 
 import dataclasses
 import math
@@ -14,7 +17,7 @@ from mmdms.openmmlab.configs import load_config
 from mmdms.openmmlab.example import example_of
 from mmdms.openmmlab.input_shape import infer_input_shape
 
-sys.path.append(str(Path(__file__).parents[1] / 'tools'))  # at the end: tools/test.py must hide nothing
+sys.path.append(str(Path(__file__).parents[1] / 'benchmarks'))  # at the end: tools/test.py must hide nothing
 
 from sweep import gates  # noqa: E402
 from sweep.counted import TOLERANCE  # noqa: E402

@@ -17,10 +17,10 @@ import psutil
 import torch
 from mmengine.optim import OptimWrapper
 
-from mmdms.api import build_model_space
 from mmdms.network.copying import copy_network
 from mmdms.openmmlab.example import example_of
 from mmdms.openmmlab.export.subnet import build_subnet, subnet_config
+from mmdms.openmmlab.model_space import build_model_space
 from mmdms.ops.topk import normalized_ranks, soft_mask
 from mmdms.slicing.slim import slim
 from mmdms.verification.parity import check_parity

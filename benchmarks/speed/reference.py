@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdms.api import build_model_space
+from mmdms.openmmlab.model_space import build_model_space
 from mmdms.space.search_space import FIXED
 
 SHARPNESS = {'channels': 1.0, 'heads': 4.0, 'depth': 4.0}

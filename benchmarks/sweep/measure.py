@@ -19,7 +19,6 @@ from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from mmdms.api import build_model_space
 from mmdms.openmmlab.architecture import build_architecture, tensor_forward
 from mmdms.openmmlab.configs import load_config
 from mmdms.openmmlab.example import example_of
@@ -27,6 +26,7 @@ from mmdms.openmmlab.export.export import plain_state, retrain_config
 from mmdms.openmmlab.export.subnet import subnet_config, without_pretrained
 from mmdms.openmmlab.export.write import write_export
 from mmdms.openmmlab.input_shape import infer_input_shape
+from mmdms.openmmlab.model_space import build_model_space
 from mmdms.slicing.slim import slim
 from mmdms.space.search_space import SearchSpace
 from mmdms.space.structure import Structure

@@ -32,9 +32,10 @@ python benchmarks/sweep_zoo.py --out work_dirs/sweep.jsonl --report docs/coverag
 ```
 
 The networks are those of [`benchmarks/sweep/mmpretrain.txt`](../benchmarks/sweep/mmpretrain.txt) and
-[`benchmarks/sweep/detectors.txt`](../benchmarks/sweep/detectors.txt): the smallest member of every family, built without
-pretrained weights. [`benchmarks/sweep/left_out.txt`](../benchmarks/sweep/left_out.txt) says which classifiers are left out and
-why. The records of this page are in [`docs/results/coverage.jsonl`](results/coverage.jsonl).
+[`benchmarks/sweep/detectors.txt`](../benchmarks/sweep/detectors.txt): the smallest member of every family, built
+without pretrained weights.
+[`benchmarks/sweep/left_out.txt`](../benchmarks/sweep/left_out.txt) says which classifiers are left out and why.
+The records of this page are in [`docs/results/coverage.jsonl`](results/coverage.jsonl).
 
 Each network is traced and its space verified. Then, for each of {seeds} seeds, half of every unit is removed at
 random, heads and blocks included; the network is sliced for real, compared with its masks in float64, and trained for

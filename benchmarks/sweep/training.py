@@ -22,7 +22,7 @@ from mmdms import DMSMutator
 from mmdms.errors import SearchWarning
 from mmdms.network.copying import copy_network
 from mmdms.openmmlab.detection import is_detector
-from mmdms.openmmlab.hooks import CPUAmpOptimWrapper
+from mmdms.openmmlab.optim import CPUAmpOptimWrapper
 from mmdms.space.search_space import SearchSpace
 
 OBJECTS = ((0.1, 0.1, 0.6, 0.5), (0.3, 0.4, 0.9, 0.9))

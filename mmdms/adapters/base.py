@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..network.made_classes import RECIPE, reduce_made
 from ..registry import ADAPTERS
-from ..tracing import declarations as hints
+from ..tracing import declarations
 
 MASKS = '_mmdms_inner'
 """Key of a module's ``__dict__`` under which installed masks lie: name -> function that returns the mask."""
@@ -70,9 +70,9 @@ class Adapter(_Mixin):
         Returns:
             Shape ``(x.size(dim),)``; None where nothing is masked.
         """
-        tracer = hints.active_tracer()
+        tracer = declarations.active_tracer()
         if tracer is not None:
-            hints.note_mask(tracer, name, x, dim, removes)
+            declarations.note_mask(tracer, name, x, dim, removes)
             return None
         return self.mask(name)
 
@@ -83,15 +83,15 @@ class Adapter(_Mixin):
 
     def sized(self, attribute: str, x: Tensor, dim: int) -> None:
         """State that ``attribute`` of this module is the size of dimension ``dim`` of ``x``."""
-        tracer = hints.active_tracer()
+        tracer = declarations.active_tracer()
         if tracer is not None:
-            hints.note_size(tracer, attribute, x, dim)
+            declarations.note_size(tracer, attribute, x, dim)
 
     def listed(self, attribute: str, x: Tensor, dim: int) -> None:
         """State that ``attribute`` of this module lists a number for every position along ``dim`` of ``x``."""
-        tracer = hints.active_tracer()
+        tracer = declarations.active_tracer()
         if tracer is not None:
-            hints.note_list(tracer, attribute, x, dim)
+            declarations.note_list(tracer, attribute, x, dim)
 
     def split_heads(
         self, x: Tensor, heads: str = 'num_heads', width: str | tuple[str, ...] = 'head_dims', dim: int = -1
@@ -104,9 +104,9 @@ class Adapter(_Mixin):
                 other in every head.
         """
         widths = (width,) if isinstance(width, str) else width
-        tracer = hints.active_tracer()
+        tracer = declarations.active_tracer()
         if tracer is not None:
-            return hints.split_heads(tracer, x, dim, heads, widths)
+            return declarations.split_heads(tracer, x, dim, heads, widths)
         return x.unflatten(dim, (getattr(self, heads), sum(getattr(self, name) for name in widths)))
 
     def contract(self, name: str, a: Tensor, b: Tensor, dim: int = -1, both: bool = False) -> tuple[Tensor, Tensor]:
@@ -118,9 +118,9 @@ class Adapter(_Mixin):
         Returns:
             ``a``, masked, and ``b``.
         """
-        tracer = hints.active_tracer()
+        tracer = declarations.active_tracer()
         if tracer is not None:
-            return hints.contract(tracer, name, a, b, dim)
+            return declarations.contract(tracer, name, a, b, dim)
         mask = self.mask(name)
         if mask is None:
             return a, b
@@ -129,19 +129,19 @@ class Adapter(_Mixin):
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """State that elements at equal positions of two tensors (after broadcasting) are one."""
-        tracer = hints.active_tracer()
+        tracer = declarations.active_tracer()
         if tracer is not None:
-            hints.tie(tracer, a, b)
+            declarations.tie(tracer, a, b)
 
     def carry(self, out: Tensor, x: Tensor, dim: int) -> Tensor:
         """``out``; each of its positions along ``dim`` was computed from that of ``x`` alone, unseen by the tracer."""
-        tracer = hints.active_tracer()
-        return out if tracer is None else hints.carry(tracer, out, x, dim)
+        tracer = declarations.active_tracer()
+        return out if tracer is None else declarations.carry(tracer, out, x, dim)
 
     def hide(self, x: Tensor, *dims: int) -> Tensor:
         """``x``; its elements along ``dims`` are this module's own business from here on."""
-        tracer = hints.active_tracer()
-        return x if tracer is None else hints.hide(tracer, x, *dims)
+        tracer = declarations.active_tracer()
+        return x if tracer is None else declarations.hide(tracer, x, *dims)
 
 
 AnyAdapter = type[Adapter]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -9,11 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..registry import ADAPTERS
-from ..tracing import declarations as hints
+from ..tracing import declarations
 from .base import Adapter
 from .layers import Shapes
 from .multihead import HeadMasks
 from .unseen import fixed
+
+MMDET_TRANSFORMER = 'mmdet.models.layers.transformer.utils'
+MMCV_ATTENTION = 'mmcv.ops.multi_scale_deform_attn'
+"""Modules of the classes below; imported when one of these runs, so that neither package need be installed."""
 
 
 @ADAPTERS.register_module()
@@ -147,7 +152,7 @@ class DINOAdapter(Adapter):
     def pre_decoder(self, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """As the detector."""
         decoder, head = super().pre_decoder(*args, **kwargs)
-        if hints.active_tracer() is not None:
+        if declarations.active_tracer() is not None:
             decoder['query'] + self.dn_query_generator.label_embedding.weight[:1]  # a trace sees that they are as wide
         return decoder, head
 
@@ -187,15 +192,14 @@ class DinoDecoderAdapter(Adapter):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """As the module; query is (B, N, C), reference_points (B, N, 4)."""
-        from mmdet.models.layers.transformer.utils import coordinate_to_encoding, inverse_sigmoid
-
+        mmdet = importlib.import_module(MMDET_TRANSFORMER)
         ratios = torch.cat([valid_ratios, valid_ratios], -1)[:, None]
         found, places = [], [reference_points]
         for index, layer in enumerate(self.layers):
             boxes = reference_points[:, :, None] * ratios
             query = layer(
                 query,
-                query_pos=self.ref_point_head(coordinate_to_encoding(boxes[:, :, 0], num_feats=self.waves)),
+                query_pos=self.ref_point_head(mmdet.coordinate_to_encoding(boxes[:, :, 0], num_feats=self.waves)),
                 value=value,
                 key_padding_mask=key_padding_mask,
                 self_attn_mask=self_attn_mask,
@@ -206,7 +210,7 @@ class DinoDecoderAdapter(Adapter):
                 **kwargs,
             )
             if reg_branches is not None:
-                moved = reg_branches[index](query) + inverse_sigmoid(reference_points, eps=1e-3)
+                moved = reg_branches[index](query) + mmdet.inverse_sigmoid(reference_points, eps=1e-3)
                 reference_points = moved.sigmoid().detach()
                 places.append(moved.sigmoid())
             found.append(self.norm(query))
@@ -276,10 +280,9 @@ class DeformableAttentionAdapter(Adapter):
 
     def sampled(self, value: Tensor, shapes: Tensor, starts: Any, locations: Tensor, weights: Tensor) -> Tensor:
         """Values (B, M, heads, width) as heads read them, (B, N, heads * width)."""
-        if value.is_cuda and value.dtype != torch.bfloat16 and hints.active_tracer() is None:
-            from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
-
-            return MultiScaleDeformableAttnFunction.apply(value, shapes, starts, locations, weights, self.im2col_step)
+        if value.is_cuda and value.dtype != torch.bfloat16 and declarations.active_tracer() is None:
+            compiled = importlib.import_module(MMCV_ATTENTION).MultiScaleDeformableAttnFunction
+            return compiled.apply(value, shapes, starts, locations, weights, self.im2col_step)
         return sampled_maps(value, shapes.tolist(), locations, weights)
 
     def resized(self, old: Shapes) -> None:

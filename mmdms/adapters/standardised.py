@@ -7,6 +7,7 @@ filter.
 
 from __future__ import annotations
 
+import importlib
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -68,8 +69,8 @@ class ScaledStdConvAdapter(_ScaledStdConv):
 
 class _SamePadding(_StandardisedConv):
     def _padded(self, x: Tensor) -> Tensor:
-        from timm.layers.padding import pad_same
-
+        # timm is there where one of its modules is; importlib, as the core names the zoos by strings alone.
+        pad_same = importlib.import_module('timm.layers.padding').pad_same
         return pad_same(x, self.kernel_size, self.stride, self.dilation) if self.same_pad else x
 
 

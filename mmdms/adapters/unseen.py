@@ -8,23 +8,23 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..tracing import declarations as hints
+from ..tracing import declarations
 
 
 def untraced() -> AbstractContextManager[None]:
     """Where a trace sees no operation: some of a compiled operation's may be in PyTorch, and would puzzle it."""
-    return nullcontext() if hints.active_tracer() is None else _disable_current_modes()
+    return nullcontext() if declarations.active_tracer() is None else _disable_current_modes()
 
 
 def fixed(x: Tensor, *dims: int, reason: str) -> Tensor:
     """``x``; its elements along ``dims`` stay, for a reason that the report shows."""
-    tracer = hints.active_tracer()
+    tracer = declarations.active_tracer()
     if tracer is None:
         return x
     with _disable_current_modes(), torch.no_grad():
         for dim in dims:
-            tracer.freeze(hints.axis_labels(tracer, tracer.labels(x), dim), reason)
-    return hints.hide(tracer, x, *dims)
+            tracer.freeze(declarations.axis_labels(tracer, tracer.labels(x), dim), reason)
+    return declarations.hide(tracer, x, *dims)
 
 
 def convolved(out: Tensor, x: Tensor, operation: str) -> Tensor:
@@ -34,7 +34,7 @@ def convolved(out: Tensor, x: Tensor, operation: str) -> Tensor:
         out, x: (B, C, H, W).
         operation: name under which its FLOPs are reported as not counted: mmengine does not see it either.
     """
-    tracer = hints.active_tracer()
+    tracer = declarations.active_tracer()
     if tracer is None:
         return out
     with _disable_current_modes(), torch.no_grad():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.dist import all_reduce, get_rank, get_world_size
 from torch import Tensor
 
 from ..errors import StructureError
+from .collectives import all_reduce, rank, world_size
 
 
 def check_agreement(values: Mapping[str, Tensor], unit: Tensor, units: Sequence[str]) -> None:
@@ -25,12 +25,12 @@ def check_agreement(values: Mapping[str, Tensor], unit: Tensor, units: Sequence[
     Raises:
         StructureError: names the first unit that differs, and what of it.
     """
-    if get_world_size() == 1:
+    if world_size() == 1:
         return
     sums = torch.stack([_checksums(value, unit, len(units)) for value in values.values()])
     # The largest of ~x is ~ of the smallest x: one collective finds both ends.
     ends = torch.stack([sums, ~sums])
-    all_reduce(ends, op='max')
+    all_reduce(ends, 'max')
     parted = (ends[0] != ~ends[1]).cpu()
     if not parted.any():
         return
@@ -40,7 +40,7 @@ def check_agreement(values: Mapping[str, Tensor], unit: Tensor, units: Sequence[
     raise StructureError(
         f'the processes no longer search the same network: unit {units[index]!r} differs in {what}'
         + (f', and {others} other units differ' if others else '')
-        + f' (said by process {get_rank()} of {get_world_size()}); go on from the last checkpoint with --resume, '
+        + f' (said by process {rank()} of {world_size()}); go on from the last checkpoint with --resume, '
         'and let no code of your own change the mutator on one process alone'
     )
 

@@ -8,22 +8,23 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..api import build_model_space
 from ..errors import ConfigError
 from ..masks.channel_masks import Masks
 from ..masks.followed import gradients_wanted, same_state, state_of
 from ..masks.mask_bank import MaskBank
-from ..space.outcome import BudgetOutcome, outcome_of
+from ..space.outcome import BudgetOutcome
 from ..space.search_space import SearchSpace
 from ..space.structure import Structure
 from .agreement import check_agreement
 from .budgets.fit import check_budget, fit_to_budget, unit_divisors
 from .budgets.fitter import Preference
-from .mutator import Mutator
+from .budgets.outcome import outcome_of
+from .mutator import Mutator, SpaceOf
 from .schedule import SearchSchedule
+
+logger = logging.getLogger(__name__)
 
 
 class BaseMutator(Mutator):
@@ -36,7 +37,7 @@ class BaseMutator(Mutator):
     Args:
         budget: ``dict(metric='flops' | 'params', target=share)``: the subnet
             costs at most ``target``, in (0, 1], of the supernet.
-        schedule: arguments of :class:`mmdms.openmmlab.hooks.SearchSchedule`.
+        schedule: arguments of :class:`mmdms.mutators.schedule.SearchSchedule`.
         divisor: widths are rounded to multiples of it; ``'auto'`` is 8 where widths allow.
         check_ranks_every: see :class:`Mutator`.
 
@@ -69,10 +70,10 @@ class BaseMutator(Mutator):
         self._settled_seen: tuple[Tensor | None, int, bool] = None, 0, False
 
     def survey(
-        self, model: nn.Module, input_shape: tuple[int, int, int], include: Iterable[str], exclude: Iterable[str]
+        self, model: nn.Module, space_of: SpaceOf, include: Iterable[str], exclude: Iterable[str]
     ) -> SearchSpace:
-        """The search space of a network (see :func:`mmdms.api.build_model_space`)."""
-        return build_model_space(model, input_shape, include, exclude)
+        """The search space of a network, as ``space_of`` builds it."""
+        return space_of(model, include, exclude)
 
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """Install masks on ``model``.
@@ -224,7 +225,7 @@ class BaseMutator(Mutator):
         mask = fit_to_budget(self.space, self.metric, self.target, divisors=self.divisors, **preference)
         outcome = self._outcome(mask)
         if not outcome.within:
-            print_log(f'the budget is not met within 1%: {outcome}', logger='current', level=logging.WARNING)
+            logger.warning(f'the budget is not met within 1%: {outcome}')
         return mask.to(self.final_mask.device)
 
     def _outcome(self, mask: Tensor) -> BudgetOutcome:

@@ -6,8 +6,6 @@ import logging
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,7 +17,10 @@ from ..space.search_space import SearchSpace
 from .base import BaseMutator
 from .budgets.fitter import Fitter, Preference
 from .budgets.projection import project_to_budget
+from .collectives import all_reduce, world_size
 from .loop_watch import remedy
+
+logger = logging.getLogger(__name__)
 
 SHARPNESS = {'channels': 1.0, 'heads': 4.0, 'depth': 4.0}
 """``lambda`` of the soft mask by kind of unit (DMS)."""
@@ -199,15 +200,15 @@ class DMSMutator(BaseMutator):
 
         A process without one (its batch used no mask) takes part with zeros: left out, it would hang the others.
         """
-        world_size = get_world_size()
-        if world_size == 1:
+        processes = world_size()
+        if processes == 1:
             return gradient
         had = gradient is not None
         if gradient is None:
             gradient = torch.zeros_like(self.importance)
         payload = torch.cat([gradient, gradient.new_full((1,), float(had))])
-        all_reduce(payload, op='sum')
-        return payload[:-1] / world_size if float(payload[-1]) > 0 else None
+        all_reduce(payload, 'sum')
+        return payload[:-1] / processes if float(payload[-1]) > 0 else None
 
     def _report_fault(self) -> None:
         """Warn of the 1st, 2nd, 4th, 8th ... step in a row: a run whose weights are NaN would fill its log."""
@@ -215,12 +216,10 @@ class DMSMutator(BaseMutator):
         if self._faults & (self._faults - 1):
             return
         again = f', now for {self._faults} steps in a row' if self._faults > 1 else ''
-        print_log(
+        logger.warning(
             f'the gradient of the masks is not finite at progress {self.progress:.4f}{again}: structure and '
             'importance stay as they are. The weights are left to the optimizer wrapper: AmpOptimWrapper skips such '
-            'a step, OptimWrapper takes it, and what became NaN then stays NaN',
-            logger='current',
-            level=logging.WARNING,
+            'a step, OptimWrapper takes it, and what became NaN then stays NaN'
         )
 
     def _onto_budget(self, keep_ratio: Tensor) -> Tensor:

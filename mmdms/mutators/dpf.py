@@ -33,9 +33,9 @@ class DPFMutator(Reallocation):
         scope: ``'global'``: the smallest weights of the whole network go; ``'layer'``: the same share of every layer.
         keep_dense: of ``'first'`` and ``'last'``: that layer stays whole.
         damped: with ``'feedback'``, weights that are masked in a filter of which less than a quarter is kept learn by
-            less than their gradient (:func:`mmdms.masks.weight_masks.filter_gains`). Without, as in the paper, a filter of
-            which next to nothing is kept may diverge, for a norm that follows makes its gradient ever larger: at
-            a sparsity of 99% that has ended in networks that guess.
+            less than their gradient (:func:`mmdms.masks.weight_masks.filter_gains`). Without, as in the paper, a
+            filter of which next to nothing is kept may diverge, for a norm that follows makes its gradient ever
+            larger: at a sparsity of 99% that has ended in networks that guess.
         check_ranks_every: see :class:`Mutator`.
 
     Raises:
@@ -69,7 +69,7 @@ class DPFMutator(Reallocation):
         self.damped = damped
 
     def survey(
-        self, model: nn.Module, input_shape: Any = None, include: Iterable[str] = ('*',), exclude: Iterable[str] = ()
+        self, model: nn.Module, space_of: Any = None, include: Iterable[str] = ('*',), exclude: Iterable[str] = ()
     ) -> PrunableWeights:
         """Weights that may be masked (see :func:`mmdms.masks.weight_masks.prunable_weights`)."""
         return prunable_weights(model, include, exclude, self.keep_dense)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,8 +13,14 @@ from torch.optim import Optimizer
 from ..errors import ConfigError
 from ..masks.channel_masks import has_masks, refuse_masks
 from ..masks.followed import Followed
-from ..openmmlab.checkpoints import SEARCH_VERSION
+from ..space.search_space import SearchSpace
 from .loop_watch import LoopWatch
+
+SEARCH_VERSION = 1
+"""Format of what a search keeps in checkpoints; PyTorch writes it there as ``_version`` of the mutator."""
+
+SpaceOf = Callable[[nn.Module, Iterable[str], Iterable[str]], SearchSpace]
+"""``space_of(model, include, exclude)``."""
 
 
 class Mutator(nn.Module):
@@ -111,14 +117,13 @@ class Mutator(nn.Module):
         """The network that evaluation runs now, with its phase and size."""
 
     @abstractmethod
-    def survey(
-        self, model: nn.Module, input_shape: tuple[int, int, int], include: Iterable[str], exclude: Iterable[str]
-    ) -> Any:
+    def survey(self, model: nn.Module, space_of: SpaceOf, include: Iterable[str], exclude: Iterable[str]) -> Any:
         """Find what may be removed from a network; :meth:`prepare` takes it.
 
         Args:
-            model: a model of the OpenMMLab family.
-            input_shape: ``(channels, height, width)`` of one sample.
+            model: any network.
+            space_of: builds the search space of a network, from patterns that select it (see
+                :func:`mmdms.build_search_space`); a mutator of single weights has no use for it.
             include, exclude: shell patterns over module names.
         """
 

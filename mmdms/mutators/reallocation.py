@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigError
 from .mutator import Mutator
 from .schedule import SparsitySchedule
+
+logger = logging.getLogger(__name__)
 
 METHODS = ('feedback', 'incremental', 'one-shot', 'snip')
 
@@ -162,11 +163,9 @@ class Reallocation(Mutator):
         """Whether scores are finite; if not, says that masks stay as they are."""
         if bool(torch.isfinite(scores).all()):
             return True
-        print_log(
+        logger.warning(
             f'weights or gradients are not finite at progress {self.progress:.4f}: masks stay as they are, and the '
-            'network will not recover; go on from an earlier checkpoint with a smaller learning rate',
-            logger='current',
-            level=logging.WARNING,
+            'network will not recover; go on from an earlier checkpoint with a smaller learning rate'
         )
         return False
 

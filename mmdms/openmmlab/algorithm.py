@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from ..errors import BudgetError, ConfigError
-from ..registry import MODELS, MUTATORS
+from ..registry import MUTATORS
+from ..space.search_space import SearchSpace
 from .architecture import build_architecture, check_input_shape
+from .model_space import build_model_space
+from .registries import MODELS
 
 
 @MODELS.register_module()
@@ -57,7 +61,7 @@ class DMSAlgorithm(BaseModel):
                 'the weights learn'
             )
         try:
-            space = self.mutator.survey(model, self.input_shape, include, exclude)
+            space = self.mutator.survey(model, self._space_of, include, exclude)
         except ConfigError as error:
             raise ConfigError(f'model.{error}') from error
         try:
@@ -69,6 +73,9 @@ class DMSAlgorithm(BaseModel):
             model.requires_grad_(False)
             # DDP and the gradient scaler refuse a model in which nothing trains; this parameter stays 0.
             self.anchor = nn.Parameter(torch.zeros(()))
+
+    def _space_of(self, model: nn.Module, include: Iterable[str], exclude: Iterable[str]) -> SearchSpace:
+        return build_model_space(model, self.input_shape, include, exclude)
 
     def init_weights(self) -> None:
         """Initialise the architecture; masks are off meanwhile, so that every weight is reached."""

@@ -10,11 +10,9 @@ from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdms.errors import CheckpointError
+from mmdms.mutators.mutator import SEARCH_VERSION
 from mmdms.openmmlab.export.sparse_storage import expand
 from mmdms.openmmlab.safe_load import force_plain_loads, load_plain
-
-SEARCH_VERSION = 1
-"""Format of what a search keeps in checkpoints; PyTorch writes it there as ``_version`` of the mutator."""
 
 
 def is_remote(checkpoint: str) -> bool:

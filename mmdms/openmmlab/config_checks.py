@@ -16,7 +16,8 @@ from typing import Any
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 from ..errors import ConfigError
-from ..registry import HOOKS, MODELS, MUTATORS
+from ..registry import MUTATORS
+from .registries import HOOKS, MODELS
 
 OWN_HOOKS = ('BudgetHook', 'ResumeHook')
 COMMON_HOOK_KEYS = ('type', 'priority')

@@ -13,7 +13,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTOR
 from torch import nn
 
 from ..errors import ConfigError
-from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from .registries import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -39,7 +39,7 @@ class DMSOptimWrapperConstructor:
         )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer wrapper of a :class:`mmdms.models.DMSAlgorithm`."""
+        """Build the optimizer wrapper of a :class:`mmdms.openmmlab.algorithm.DMSAlgorithm`."""
         algorithm: Any = model.module if is_model_wrapper(model) else model
         if not hasattr(algorithm, 'mutator'):
             raise ConfigError(

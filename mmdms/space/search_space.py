@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tracing.labels import Frozen
+from ..space.frozen import Frozen
 from .cost_table import CostTable
 from .structure import Structure, UnitInfo
 

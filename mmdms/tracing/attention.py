@@ -8,19 +8,18 @@ which it does not count.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-if TYPE_CHECKING:
-    from .tracer import Tracer
+from .context import RuleContext
 
 
 class UncountedAttention(TorchFunctionMode):
     """Takes back the costs of ``scaled_dot_product_attention`` while a tracer runs, and reports it as not counted."""
 
-    def __init__(self, tracer: Tracer) -> None:
+    def __init__(self, tracer: RuleContext) -> None:
         super().__init__()
         self._tracer = tracer
 

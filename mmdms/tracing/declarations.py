@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from .context import RuleContext
 from .labels import compact, no_labels, varying_dims
 from .trace import InnerMask, Size
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from .tracer import Tracer
-
-_active: list[Tracer] = []
+_active: list[RuleContext] = []
 
 
 @contextmanager
-def tracing(tracer: Tracer) -> Iterator[None]:
+def tracing(tracer: RuleContext) -> Iterator[None]:
     """Hints given in this context go to ``tracer``."""
     _active.append(tracer)
     try:
@@ -30,7 +26,7 @@ def tracing(tracer: Tracer) -> Iterator[None]:
         _active.pop()
 
 
-def active_tracer() -> Tracer | None:
+def active_tracer() -> RuleContext | None:
     """The tracer that is running, if any."""
     return _active[-1] if _active else None
 
@@ -41,13 +37,13 @@ def _untraced() -> Iterator[None]:
         yield
 
 
-def note_size(tracer: Tracer, attribute: str, x: Tensor, dim: int, kind: str = 'channels') -> None:
+def note_size(tracer: RuleContext, attribute: str, x: Tensor, dim: int, kind: str = 'channels') -> None:
     """An attribute of the running module holds the size of dimension ``dim`` of ``x``."""
     with _untraced():
         _size(tracer, attribute, axis_labels(tracer, tracer.labels(x), dim), kind)
 
 
-def note_list(tracer: Tracer, attribute: str, x: Tensor, dim: int) -> None:
+def note_list(tracer: RuleContext, attribute: str, x: Tensor, dim: int) -> None:
     """An attribute of the running module lists a value for every position along dimension ``dim`` of ``x``."""
     with _untraced():
         values = tuple(getattr(tracer.running, attribute))
@@ -55,13 +51,13 @@ def note_list(tracer: Tracer, attribute: str, x: Tensor, dim: int) -> None:
         tracer.trace.sizes[tracer.module, attribute] = Size(labels, values=values)
 
 
-def note_mask(tracer: Tracer, name: str, x: Tensor, dim: int, removes: bool) -> None:
+def note_mask(tracer: RuleContext, name: str, x: Tensor, dim: int, removes: bool) -> None:
     """The running module masks what lies along dimension ``dim`` of ``x`` itself, under ``name``."""
     with _untraced():
         _mask(tracer, name, axis_labels(tracer, tracer.labels(x), dim), removes)
 
 
-def split_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, widths: tuple[str, ...]) -> Tensor:
+def split_heads(tracer: RuleContext, x: Tensor, dim: int, heads: str, widths: tuple[str, ...]) -> Tensor:
     """Unflatten dimension ``dim`` of ``x`` into heads times width; attributes of the running module hold the numbers.
 
     Several widths lie one after the other in every head.
@@ -87,13 +83,13 @@ def split_heads(tracer: Tracer, x: Tensor, dim: int, heads: str, widths: tuple[s
         return tracer.alias(divided, tracer.labels(x).unflatten(dim, counts))
 
 
-def tie(tracer: Tracer, a: Tensor, b: Tensor) -> None:
+def tie(tracer: RuleContext, a: Tensor, b: Tensor) -> None:
     """Elements at equal positions of two tensors (after broadcasting) are one."""
     with _untraced():
         tracer.store.unify(tracer.labels(a), tracer.labels(b))
 
 
-def contract(tracer: Tracer, name: str, a: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def contract(tracer: RuleContext, name: str, a: Tensor, b: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Dimension ``dim`` of ``a`` and ``b`` will be summed over, with the mask ``name`` upon ``a``.
 
     Returns:
@@ -109,7 +105,7 @@ def contract(tracer: Tracer, name: str, a: Tensor, b: Tensor, dim: int) -> tuple
     return hide(tracer, a, dim), hide(tracer, b, dim)
 
 
-def hide(tracer: Tracer, x: Tensor, *dims: int) -> Tensor:
+def hide(tracer: RuleContext, x: Tensor, *dims: int) -> Tensor:
     """The same tensor, its elements along ``dims`` no longer followed: the running module takes care of them."""
     with _untraced():
         labels = tracer.labels(x)
@@ -118,7 +114,7 @@ def hide(tracer: Tracer, x: Tensor, *dims: int) -> Tensor:
         return tracer.alias(x, labels)
 
 
-def carry(tracer: Tracer, out: Tensor, x: Tensor, dim: int) -> Tensor:
+def carry(tracer: RuleContext, out: Tensor, x: Tensor, dim: int) -> Tensor:
     """The tensor ``out`` with the labels of ``x`` along ``dim``, from which an unseen operation computed it."""
     with _untraced():
         labels = tracer.store.along(tracer.labels(x), dim)
@@ -128,17 +124,17 @@ def carry(tracer: Tracer, out: Tensor, x: Tensor, dim: int) -> Tensor:
     return out
 
 
-def _size(tracer: Tracer, attribute: str, labels: Tensor, kind: str) -> None:
+def _size(tracer: RuleContext, attribute: str, labels: Tensor, kind: str) -> None:
     known = tracer.trace.sizes.setdefault((tracer.module, attribute), Size(labels, kind))
     tracer.store.unify(known.labels, labels)
 
 
-def _mask(tracer: Tracer, name: str, labels: Tensor, removes: bool) -> None:
+def _mask(tracer: RuleContext, name: str, labels: Tensor, removes: bool) -> None:
     known = tracer.trace.inner.setdefault((tracer.module, name), InnerMask(labels, removes))
     tracer.store.unify(known.labels, labels)
 
 
-def axis_labels(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
+def axis_labels(tracer: RuleContext, labels: Tensor, dim: int) -> Tensor:
     """Labels per index of a dimension; of products those of the factor that lies along it.
 
     Elements that are no products and share an index are unified.
@@ -148,7 +144,7 @@ def axis_labels(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
     return _factor_along(tracer, labels, dim)
 
 
-def _factors(tracer: Tracer, labels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _factors(tracer: RuleContext, labels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Labels split into those that vary along ``dim`` and those that do not; both of the shape of ``labels``."""
     parts = tracer.store.factors_of(compact(labels))
     if parts is None:
@@ -163,9 +159,9 @@ def _factors(tracer: Tracer, labels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return along.expand(labels.shape), across.expand(labels.shape)
 
 
-def _factor_along(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
+def _factor_along(tracer: RuleContext, labels: Tensor, dim: int) -> Tensor:
     return tracer.store.along(_factors(tracer, labels, dim % labels.dim())[0], dim)
 
 
-def _without(tracer: Tracer, labels: Tensor, dim: int) -> Tensor:
+def _without(tracer: RuleContext, labels: Tensor, dim: int) -> Tensor:
     return _factors(tracer, labels, dim)[1]

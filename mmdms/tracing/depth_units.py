@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..space.frozen import Frozen
 from ..space.patterns import Patterns
-from .labels import Frozen, compact
+from .labels import compact
 from .trace import BlockCall, Trace
 
 Group = tuple[str, ...]

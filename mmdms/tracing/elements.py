@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .labels import Classes, FreezeReason
+from ..space.frozen import FreezeReason
+from .labels import Classes
 from .trace import Axis, Trace
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from ..space.frozen import FreezeReason, Frozen
 from .elements import Elements
 from .groups import Group
-from .labels import FreezeReason, Frozen
 
 NOWHERE = -1
 """Row of what has no reason to stay."""

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..space.frozen import FreezeReason
 from ..space.search_space import FIXED
 from .elements import Elements
 from .frozen import NOWHERE, FrozenElements
-from .labels import FreezeReason
 from .trace import Axis, Trace
 
 INPUT = 'reads an input of the network or a constant'

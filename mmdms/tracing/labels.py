@@ -19,22 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class FreezeReason:
-    """Why some elements cannot be searched: the module, and what was met there."""
-
-    module: str
-    reason: str
-
-
-@dataclass
-class Frozen:
-    """Elements that cannot be searched, with the reason."""
-
-    module: str
-    reason: str
-    elements: int
+from ..space.frozen import FreezeReason
 
 
 def no_labels(shape: torch.Size | tuple[int, ...]) -> Tensor:

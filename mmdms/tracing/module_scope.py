@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from .context import RuleContext
+from .residual_branches import BranchFinder
+from .tensor_records import Record
 from .trace import BlockCall
-
-if TYPE_CHECKING:
-    from .tensor_records import Record
-    from .tracer import Tracer
 
 
 class Watcher:
     """Hooks on every module of a network that is traced."""
 
-    def __init__(self, model: nn.Module, tracer: Tracer) -> None:
+    def __init__(self, model: nn.Module, tracer: RuleContext, branches: BranchFinder) -> None:
         self._model = model
         self._tracer = tracer
+        self._branches = branches
         self._path: list[str] = []
         self._calls: Counter[str] = Counter()
 
@@ -68,13 +68,13 @@ class Watcher:
             self._calls[name] += 1
             entries: list[tuple[Tensor, Record, int] | None] = []
             for place, given in enumerate(args if in_row else ()):
-                record = self._tracer.book.get(given)
+                record = self._tracer.records.get(given)
                 if record is not None:
                     record.identities |= {_stream(name, place)}
                 entries.append(None if record is None else (given, record, given._version))
             entered.append(entries)
             if in_row and args and isinstance(args[0], Tensor):
-                self._tracer.branches.enter(name, args[0])
+                self._branches.enter(name, args[0])
 
         def leave(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
@@ -82,7 +82,7 @@ class Watcher:
                     self._tracer.notice(output)  # an invisible operation is reported under the module that ran it
             self._path.pop()
             if in_row:
-                self._tracer.branches.leave(name, output)
+                self._branches.leave(name, output)
             entries = entered.pop()
             if entries:
                 self._note_block(name, entries, args, output)
@@ -103,7 +103,7 @@ class Watcher:
                 if not _plain(args[place]) or not _plain(result) or args[place] != result:
                     return
                 continue
-            record = self._tracer.book.get(result)
+            record = self._tracer.records.get(result)
             if entry is None or record is None or result.shape != entry[0].shape:
                 return
             streams.append((entry[1].labels, record.labels))

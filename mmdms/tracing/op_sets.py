@@ -1,17 +1,13 @@
-"""Operations as the dispatcher shows them, and the table of rules that say how labels pass through them."""
+"""Operations as the dispatcher shows them, and sets of operations that are treated the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
-
-if TYPE_CHECKING:
-    from .tracer import Tracer
 
 
 @dataclass
@@ -44,21 +40,6 @@ def without_values(call: Call) -> Call:
         return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device='meta')
 
     return Call(call.func, call.args, call.kwargs, tree_map(shape, call.out))
-
-
-Rule = Callable[['Tracer', Call], Any]
-RULES: dict[Any, Rule] = {}
-
-
-def rule(*ops: Any) -> Callable[[Rule], Rule]:
-    """Register how labels pass through some aten operations (all their overloads)."""
-
-    def register(function: Rule) -> Rule:
-        for op in ops:
-            RULES[op] = function
-        return function
-
-    return register
 
 
 def is_pointwise(func: Any) -> bool:

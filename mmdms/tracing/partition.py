@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..space.frozen import Frozen
 from ..space.search_space import FIXED, SearchSpace
 from .frozen import NOWHERE
-from .labels import Frozen
 
 State = Literal['searched', 'follows', 'frozen', 'kernel', 'unlisted']
 

@@ -22,7 +22,7 @@ def keeps_identity(out: Tensor, x: Tensor) -> Tensor:
     """
     tracer = active_tracer()
     if tracer is not None:
-        given, result = tracer.book.get(x), tracer.book.get(out)
+        given, result = tracer.records.get(x), tracer.records.get(out)
         if given is not None and result is not None:
             result.identities |= given.identities
     return out

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..space.frozen import FreezeReason
 from .computed import ComputedWeight
-from .labels import MANY, FreezeReason, compact, named
+from .labels import MANY, compact, named
 from .op_sets import Call
 
 
@@ -36,7 +37,7 @@ class Record:
     lost: FreezeReason | None = None  # where the elements behind a tensor without labels were lost
 
 
-class Book:
+class TensorRecords:
     """Records of tensors, each for as long as the network itself holds the tensor.
 
     Of a tensor that is gone, what autograd calls its node keeps the labels: an operation that the dispatcher cannot

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .labels import FreezeReason, LabelStore
+from ..space.frozen import FreezeReason
+from .labels import LabelStore
 
 
 @dataclass

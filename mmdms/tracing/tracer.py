@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,16 +13,19 @@ from torch.utils._pytree import tree_flatten
 
 from ..network.example_call import ExampleCall, Inputs
 from ..network.trees import tensors_of
+from ..space.frozen import FreezeReason
 from .attention import UncountedAttention
-from .computed import ComputedWeight, of_parameter
+from .computed import ComputedWeight
+from .context import Rule
 from .declarations import tracing
 from .flops_rescaling import COSTED, work
-from .labels import FreezeReason, LabelStore, canonical, no_labels
+from .labels import LabelStore, canonical, no_labels
+from .layer_weights import of_parameter
 from .module_scope import Watcher
-from .op_sets import IDENTITY_OPS, MOVES, RESHAPES, RULES, Call, is_pointwise, without_values
+from .op_sets import IDENTITY_OPS, MOVES, RESHAPES, Call, is_pointwise, without_values
 from .parameters import ParameterIndex, layer_of
 from .residual_branches import BranchFinder
-from .tensor_records import Book, Pending, Record, grad_fn
+from .tensor_records import Pending, Record, TensorRecords, grad_fn
 from .trace import Axis, CostTerm, Operation, Trace
 from .usage import lost_in, note_parameters
 
@@ -35,16 +38,17 @@ class Tracer(TorchDispatchMode):
     an unknown operation costs coverage, never correctness.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule]) -> None:
         super().__init__()
         self.trace = Trace(LabelStore())
         self.store = self.trace.store
         self.parameters = ParameterIndex(model)
         self._model = model
-        self.book = Book()
+        self._rules = rules
+        self.records = TensorRecords()
         self.branches = BranchFinder(self.parameters)
         self.last_frozen: FreezeReason | None = None  # by the operation that is followed
-        self._watcher = Watcher(model, self)
+        self._watcher = Watcher(model, self, self.branches)
         self._own_axes: dict[tuple[str, int], Tensor] = {}
 
     # ---- what rules ask and say -------------------------------------------------
@@ -56,10 +60,10 @@ class Tracer(TorchDispatchMode):
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
-        record = self.book.get(tensor)
+        record = self.records.get(tensor)
         if record is not None and record.pending is not None:
             self._settle(record)
-        if record is not None and not self.book.is_unseen(tensor):
+        if record is not None and not self.records.is_unseen(tensor):
             return record.labels
         if self.parameters.owner(tensor) is None:
             self._guard(tensor)
@@ -67,7 +71,7 @@ class Tracer(TorchDispatchMode):
 
     def notice(self, tensor: Tensor) -> None:
         """Freeze what an operation read that the dispatcher cannot see, if one made this tensor."""
-        record = self.book.get(tensor)
+        record = self.records.get(tensor)
         if record is None or record.pending is None:
             self.labels(tensor)
 
@@ -89,12 +93,12 @@ class Tracer(TorchDispatchMode):
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer, or computed from such."""
-        record = self.book.get(tensor)
+        record = self.records.get(tensor)
         return self.parameters.owner(tensor) is not None or (record is not None and record.computed is not None)
 
     def computed(self, tensor: Tensor) -> ComputedWeight | None:
         """How a tensor follows the parameters that it is computed from; None if it does in no way known here."""
-        record = self.book.get(tensor)
+        record = self.records.get(tensor)
         return record.computed if record is not None and record.computed is not None else of_parameter(self, tensor)
 
     def own_axis(self, parameter: str, dim: int) -> Tensor:
@@ -141,7 +145,7 @@ class Tracer(TorchDispatchMode):
 
     def extent(self, tensor: Tensor) -> Tensor:
         """Labels that the size of ``tensor`` follows, hidden ones included, of its shape."""
-        record = self.book.get(tensor)
+        record = self.records.get(tensor)
         return self.labels(tensor) if record is None or record.extent is None else record.extent
 
     def alias(self, tensor: Tensor, labels: Tensor) -> Tensor:
@@ -149,17 +153,17 @@ class Tracer(TorchDispatchMode):
         with _disable_current_modes(), torch.enable_grad():  # a later guard must find its way back
             other = tensor.view_as(tensor)
             self.branches.alias(tensor, other)
-        known = self.book.get(tensor)
+        known = self.records.get(tensor)
         labels = canonical(labels)
         if known is None:
-            self.book[other] = Record(labels)
+            self.records[other] = Record(labels)
         else:
-            self.book[other] = Record(labels, known.identities, self.extent(tensor))
+            self.records[other] = Record(labels, known.identities, self.extent(tensor))
         return other
 
     def state(self, tensor: Tensor, labels: Tensor) -> None:
         """Labels of a tensor that an operation made which the dispatcher cannot see."""
-        self.book[tensor] = Record(canonical(labels))
+        self.records[tensor] = Record(canonical(labels))
 
     def masks_itself(self, labels: Tensor) -> bool:
         """Whether the running module said that it masks these elements in its statistics, or there are none."""
@@ -195,12 +199,12 @@ class Tracer(TorchDispatchMode):
         for tensor in tensors_of(outputs):
             self.freeze(self.labels(tensor), 'reaches an output of the network')
         self._watcher.finish()
-        self.book.clear()
+        self.records.clear()
         self.trace.branches = self.branches.found()
         return self.trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.book.settle()
+        self.records.settle()
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         call = Call(func, args, kwargs, out)
@@ -215,7 +219,7 @@ class Tracer(TorchDispatchMode):
         note_parameters(self, call)
         self.last_frozen = None
         before = len(self.trace.costs)
-        computed = RULES['computed'](self, call)
+        computed = self._rules['computed'](self, call)
         result = [] if computed is not None else self._rule(call)
         if packet in COSTED:
             costs = range(before, len(self.trace.costs))
@@ -227,16 +231,16 @@ class Tracer(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self._write(call, tensor, no_labels(tensor.shape) if labels is None else labels, identities)
                 if computed is not None:
-                    record = self.book[tensor]
+                    record = self.records[tensor]
                     record.computed, record.pending = computed, Pending(without_values(call), self.module, place)
         if isinstance(call.out, Tensor):
-            self.book[call.out].extent = self._extent(call)
+            self.records[call.out].extent = self._extent(call)
 
     def _rule(self, call: Call) -> Sequence[Tensor | None]:
         """Labels of what a call gives, by the rule of its operation."""
-        handler = RULES.get(call.func.overloadpacket)
+        handler = self._rules.get(call.func.overloadpacket)
         if handler is None and is_pointwise(call.func):
-            handler = RULES['pointwise']
+            handler = self._rules['pointwise']
         if handler is None:
             self._freeze_unknown(call)
             return []
@@ -259,16 +263,16 @@ class Tracer(TorchDispatchMode):
         if tuple(labels.shape) != tuple(tensor.shape):
             raise AssertionError(f'{call.func}: labels {tuple(labels.shape)} for a tensor {tuple(tensor.shape)}')
         labels = canonical(self.store.simplify(labels))
-        known = self.book.get(tensor)
+        known = self.records.get(tensor)
         if known is not None and not torch.equal(self.store.simplify(known.labels), labels):
             # Written in place: other views of the same memory would keep stale labels.
-            sharing = self.book.sharing(tensor)
+            sharing = self.records.sharing(tensor)
             for record in sharing:
                 self.freeze(record.labels, f'{call.func} writes through a view')
             if sharing:
                 self.freeze(labels, f'{call.func} writes through a view')
                 self.freeze(known.labels, f'{call.func} writes through a view')
-        self.book[tensor] = Record(labels, identities, lost=lost_in(self, call, labels))
+        self.records[tensor] = Record(labels, identities, lost=lost_in(self, call, labels))
 
     def _freeze_unknown(self, call: Call) -> None:
         for tensor in call.tensors:
@@ -279,19 +283,19 @@ class Tracer(TorchDispatchMode):
     def _identities(self, call: Call) -> frozenset[str]:
         """Blocks whose input still passes unchanged (sums and activations keep it)."""
         tensors, packet = call.tensors, call.func.overloadpacket
-        pointwise = is_pointwise(call.func) or RULES.get(packet) is RULES['pointwise']
+        pointwise = is_pointwise(call.func) or self._rules.get(packet) is self._rules['pointwise']
         if packet not in IDENTITY_OPS and not (len(tensors) == 1 and pointwise):
             return frozenset()
         found: frozenset[str] = frozenset()
         for tensor in tensors:
-            record = self.book.get(tensor)
+            record = self.records.get(tensor)
             if record is not None:
                 found |= record.identities
         return found
 
     def _extent(self, call: Call) -> Tensor | None:
         """What the size of a result follows, where it differs from its labels."""
-        record = self.book.get(call.args[0]) if call.args else None
+        record = self.records.get(call.args[0]) if call.args else None
         if record is None or record.extent is None:
             return None
         packet = call.func.overloadpacket
@@ -313,34 +317,13 @@ class Tracer(TorchDispatchMode):
         node = grad_fn(tensor)
         if node is None:
             return
-        for labels in self.book.sources(tensor):
+        for labels in self.records.sources(tensor):
             self.freeze(labels, f'reaches {node.name()}, which the dispatcher cannot see')
-        self.book[tensor] = Record(no_labels(tensor.shape))
+        self.records[tensor] = Record(no_labels(tensor.shape))
 
 
 MAX_ELEMENTWISE_PARAMETER = 1 << 24
 """Parameters with more elements than this do not get a label per element."""
-
-
-def trace(model: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None = None) -> Trace:
-    """Trace ``model`` on an example input.
-
-    Args:
-        model: any module, in the mode (train or eval) that should be traced.
-        inputs: of the call, as of :meth:`ExampleCall.of`; batch size 1, any values.
-        forward: what to call; the model itself if None.
-
-    Returns:
-        Axes of parameters, cost terms, block calls and frozen labels.
-    """
-    from . import rules  # noqa: F401  (registers the rules; they import this module)
-
-    try:
-        return Tracer(model).run(forward or model, inputs)
-    except RuntimeError as error:
-        if 'saved tensor' not in str(error):
-            raise
-    return Tracer(model).run(forward or model, inputs, keep=True)  # a forward that differentiates itself
 
 
 def _drop(saved: Tensor) -> None:

@@ -7,17 +7,16 @@ dimension, as the weight that reads an image has; the reason differs, and is not
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .labels import FreezeReason, compact
+from ..space.frozen import FreezeReason
+from .context import RuleContext
+from .labels import compact
 from .op_sets import MOVES, RESHAPES, Call
 from .tensor_records import grad_fn
-
-if TYPE_CHECKING:
-    from .tracer import Tracer
 
 aten = torch.ops.aten
 
@@ -25,7 +24,7 @@ VIEWS = RESHAPES | MOVES | {aten.detach, aten.alias, aten._to_copy, aten.clone}
 """Operations that say nothing of what a parameter is for."""
 
 
-def note_parameters(t: Tracer, call: Call) -> None:
+def note_parameters(t: RuleContext, call: Call) -> None:
     """Note the parameters that an operation uses, which of them are kernels, and what they read."""
     packet = call.func.overloadpacket
     reads: FreezeReason | None = None
@@ -45,18 +44,18 @@ def note_parameters(t: Tracer, call: Call) -> None:
         t.trace.kernels |= set(_kernels(t, call.args[1]))
 
 
-def lost_before(t: Tracer, tensor: Tensor) -> FreezeReason | None:
+def lost_before(t: RuleContext, tensor: Tensor) -> FreezeReason | None:
     """Where the elements behind a tensor without labels were lost; None if there were none."""
-    record = t.book.get(tensor)
+    record = t.records.get(tensor)
     return None if record is None else record.lost
 
 
-def lost_in(t: Tracer, call: Call, labels: Tensor) -> FreezeReason | None:
+def lost_in(t: RuleContext, call: Call, labels: Tensor) -> FreezeReason | None:
     """Where the elements behind a result of an operation with such labels were lost; None if they were not."""
     if bool(compact(labels).any()):
         return None
     for tensor in call.tensors:
-        owner, record = t.parameters.owner(tensor), t.book.get(tensor)
+        owner, record = t.parameters.owner(tensor), t.records.get(tensor)
         if owner is not None and owner[0] in t.trace.opaque:
             return t.trace.opaque[owner[0]]
         if record is None:
@@ -68,7 +67,7 @@ def lost_in(t: Tracer, call: Call, labels: Tensor) -> FreezeReason | None:
     return None
 
 
-def _kernels(t: Tracer, weight: Tensor) -> Iterator[tuple[str, int]]:
+def _kernels(t: RuleContext, weight: Tensor) -> Iterator[tuple[str, int]]:
     """Spatial extents (parameter, dimension) of the weight of a convolution, or of those it is computed from."""
     view = t.parameters.view(weight)
     if view is not None:

@@ -1,8 +1,8 @@
 """Is the sliced network the masked network as users run it, in evaluation and in training?
 
-Parity in float64 (:mod:`mmdms.verification.parity`) is exact, but it is computed under a mode of PyTorch's functions, where
-the fused paths of evaluation without gradients are off, and in evaluation alone. Here both networks run as users run
-them: in float32, and in float64 where a difference in float32 leaves a doubt.
+Parity in float64 (:mod:`mmdms.verification.parity`) is exact, but it is computed under a mode of PyTorch's
+functions, where the fused paths of evaluation without gradients are off, and in evaluation alone.
+Here both networks run as users run them: in float32, and in float64 where a difference in float32 leaves a doubt.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from ..errors import AdapterError
 from ..masks.channel_masks import Masks
 from ..network.copying import copy_network
 from ..network.example_call import Inputs
+from ..space.frozen import Frozen
 from ..space.search_space import FIXED, SearchSpace
 from ..space.structure import Structure
 from ..tracing.builder import Follower, searched
-from ..tracing.labels import Frozen
 from ..tracing.partition import held_after
 from .modes import Modes
 from .parity import check_parity, compare, outputs, prepare_for_parity
@@ -158,8 +158,8 @@ def wrong_branches(
 ) -> set[str]:
     """Blocks that do not hand on their input once the parameters that end their branches are 0.
 
-    All blocks are looked at in one run. The arguments are those of :func:`mmdms.verification.parity.check_parity`, of a
-    prepared model.
+    All blocks are looked at in one run. The arguments are those of
+    :func:`mmdms.verification.parity.check_parity`, of a prepared model.
     """
     wrong: set[str] = set()
     if not space.branches:

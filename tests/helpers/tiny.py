@@ -5,9 +5,9 @@ from torch import nn
 
 from helpers.partitioned import assert_partition
 from mmdms.api import build_search_space
+from mmdms.space.frozen import Frozen
 from mmdms.space.search_space import SearchSpace
 from mmdms.tracing.frozen import ENTRIES
-from mmdms.tracing.labels import Frozen
 from mmdms.verification.parity import check_parity
 
 

@@ -13,15 +13,16 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from mmdms.adapters.base import adapt
-from mmdms.api import build_model_space, build_search_space
+from mmdms.api import build_search_space
 from mmdms.openmmlab.architecture import build_architecture, tensor_forward
 from mmdms.openmmlab.configs import load_config
 from mmdms.openmmlab.detection import FEW_PROPOSALS, SIDES, has_proposals, spread_boxes
 from mmdms.openmmlab.example import TRACE_SIDES, example_of
 from mmdms.openmmlab.export.subnet import build_subnet, subnet_config, without_pretrained
+from mmdms.openmmlab.model_space import build_model_space
 from mmdms.slicing.slim import slim
 
-sys.path.append(str(Path(__file__).parents[2] / 'tools'))  # at the end: tools/test.py must hide nothing
+sys.path.append(str(Path(__file__).parents[2] / 'benchmarks'))  # at the end: tools/test.py must hide nothing
 
 from sweep.training import training_step  # noqa: E402
 

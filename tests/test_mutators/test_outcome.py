@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.drawn_spaces import table_of
 
-from mmdms.space.outcome import outcome_of
+from mmdms.mutators.budgets.outcome import outcome_of
 from mmdms.space.structure import UnitInfo
 
 # 1 for each of 100 channels, 40 for one block and 60 for the other: 200.

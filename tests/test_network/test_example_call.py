@@ -11,10 +11,10 @@ from mmengine.model import BaseModel
 from torch import nn
 
 import mmdms
-from mmdms.api import build_model_space
 from mmdms.errors import ModelError
 from mmdms.network.trees import map_tensors, tensors_of
 from mmdms.openmmlab.algorithm import DMSAlgorithm
+from mmdms.openmmlab.model_space import build_model_space
 from mmdms.verification.parity import check_parity, difference
 from mmdms.verification.verifier import random_structure
 

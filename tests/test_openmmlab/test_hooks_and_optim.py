@@ -8,7 +8,8 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from mmdms.errors import ConfigError
-from mmdms.openmmlab.hooks import BudgetHook, DMSOptimWrapperConstructor
+from mmdms.openmmlab.hooks import BudgetHook
+from mmdms.openmmlab.optim import DMSOptimWrapperConstructor
 
 
 class Recorder:

@@ -79,11 +79,9 @@ OPTIONS = {
 
 @pytest.mark.parametrize('option', OPTIONS)
 def test_a_value_that_cannot_be(fail_tool, option, monkeypatch):
-    import mmdms.openmmlab.datasets.digits
+    from mmdms.openmmlab.datasets.digits import DigitsDataset
 
-    monkeypatch.setattr(
-        mmdms.openmmlab.datasets.digits.DigitsDataset, '__init__', lambda *a, **k: pytest.fail('data load')
-    )
+    monkeypatch.setattr(DigitsDataset, '__init__', lambda *a, **k: pytest.fail('data load'))
     assert OPTIONS[option] in fail_tool('train.py', SEARCH, '--cfg-options', *NARROW, option)
 
 

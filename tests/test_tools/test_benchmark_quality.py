@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-TOOLS = str(Path(__file__).parents[2] / 'tools')
+TOOLS = str(Path(__file__).parents[2] / 'benchmarks')
 
 
 @pytest.fixture(scope='module', autouse=True)

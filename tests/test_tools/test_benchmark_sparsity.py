@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TOOLS = str(Path(__file__).parents[2] / 'tools')
+TOOLS = str(Path(__file__).parents[2] / 'benchmarks')
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -51,8 +51,8 @@ def test_a_fork_goes_on_as_its_original_would_have():
 
 
 def test_every_method_runs_and_reaches_its_sparsity(tmp_path):
-    from run_sparsity import main
     from quality.records import read_records
+    from run_sparsity import main
     from sparsity.runner import KEY, METHODS
 
     out = str(tmp_path / 'found.jsonl')

@@ -9,7 +9,7 @@ import torch
 
 from .conftest import ROOT
 
-sys.path.append(str(ROOT / 'tools'))  # at the end: tools/test.py must not hide the standard library's package
+sys.path.append(str(ROOT / 'benchmarks'))  # at the end: tools/test.py must not hide the standard library's package
 
 from speed import measure, ways  # noqa: E402
 from speed.networks import batch_of, build, load  # noqa: E402
@@ -70,7 +70,17 @@ def test_every_way_trains(network, way):
 
 def test_command(run_tool, tmp_path):
     out = tmp_path / 'speed.jsonl'
-    arguments = ['../benchmarks/run_speed.py', '--out', out, '--networks', 'mobilenetv2', '--sizes', '32:2', '--rounds', '1']
+    arguments = [
+        '../benchmarks/run_speed.py',
+        '--out',
+        out,
+        '--networks',
+        'mobilenetv2',
+        '--sizes',
+        '32:2',
+        '--rounds',
+        '1',
+    ]
     run_tool(*arguments, '--what', 'steps', '--ways', 'shrink', 'settle', cwd=tmp_path)
     (record,) = map(json.loads, out.read_text().splitlines())
     assert set(record['train']) == {'plain', 'shrink', 'settle'} and not record['failed']
@@ -81,7 +91,9 @@ def test_command(run_tool, tmp_path):
 
 
 def test_bad_sizes(fail_tool):
-    assert "'224' is not PIXELS:IMAGES" in fail_tool('../benchmarks/run_speed.py', '--out', 'o.jsonl', '--sizes', '224')
+    assert "'224' is not PIXELS:IMAGES" in fail_tool(
+        '../benchmarks/run_speed.py', '--out', 'o.jsonl', '--sizes', '224'
+    )
 
 
 def test_pruning_is_timed_with_its_share_of_new_masks():

@@ -110,7 +110,7 @@ def search(pytestconfig, port, tmp_path):
         folder = tmp_path / str(processes)
         folder.mkdir()
         config = exact_config(pytestconfig.rootpath, batch_size, epochs=5, images=80, mutator=mutator, lr=0.002)
-        config.custom_imports = dict(imports=['mmdms', 'exact'])
+        config.custom_imports = dict(imports=['mmdms', 'helpers.exact'])
         config.dump(folder / 'search.py')
         script = pytestconfig.rootpath / 'tools/dist_train.sh'
         done = subprocess.run(

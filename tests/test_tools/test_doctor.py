@@ -53,7 +53,7 @@ def test_without_an_optional_package(doctor):
     [
         ('mmcv', "__version__ = '1.7.1'", r'mmdms  MISSING +ImportError: .* found 1.7.1', 'run `pip install'),
         ('torch', "__version__ = '2.1.0'", r'torch  MISSING +2.1.0 is older than 2.6', 'pip install "torch>=2.6"'),
-        ('mmengine', ABSENT, r'mmengine  MISSING +not installed', 'mmengine: pip install onedl-mmengine'),
+        ('mmengine', ABSENT, r'mmengine  without +not installed', 'mmengine: pip install onedl-mmengine'),
     ],
 )
 def test_something_needed_is_missing_or_too_old(doctor, package, source, message, remedy):

@@ -17,7 +17,7 @@ from mmdms.openmmlab.configs import load_config
 
 from .conftest import ROOT
 
-sys.path.append(str(ROOT / 'tools'))  # at the end: tools/test.py must not hide the standard library's package
+sys.path.append(str(ROOT / 'benchmarks'))  # at the end: tools/test.py must not hide the standard library's package
 
 from quality.records import read_records  # noqa: E402
 from sweep import gates, runner  # noqa: E402

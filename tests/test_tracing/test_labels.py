@@ -1,6 +1,7 @@
 import torch
 
-from mmdms.tracing.labels import FreezeReason, LabelStore, canonical, compact, no_labels, varying_dims
+from mmdms.space.frozen import FreezeReason
+from mmdms.tracing.labels import LabelStore, canonical, compact, no_labels, varying_dims
 
 
 def test_canonical_labels_are_stored_once_per_channel():

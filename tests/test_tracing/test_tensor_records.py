@@ -10,8 +10,10 @@ from torch import nn
 
 from mmdms.tracing import labels as labels_module
 from mmdms.tracing.labels import LabelStore, named
-from mmdms.tracing.tensor_records import Book, Record
-from mmdms.tracing.tracer import Tracer, trace
+from mmdms.tracing.rules import RULES
+from mmdms.tracing.run import trace
+from mmdms.tracing.tensor_records import Record, TensorRecords
+from mmdms.tracing.tracer import Tracer
 
 
 def test_what_a_network_is_done_with_is_let_go():
@@ -19,17 +21,17 @@ def test_what_a_network_is_done_with_is_let_go():
     from mmdms.tracing import rules  # noqa: F401
 
     net = nn.Sequential(*(nn.Sequential(conv(3, 3), nn.ReLU()) for _ in range(40))).eval()
-    tracer = Tracer(net)
+    tracer = Tracer(net, RULES)
     known = []
     for layer in net:
-        layer.register_forward_hook(lambda *_: known.append(len(tracer.book)))
+        layer.register_forward_hook(lambda *_: known.append(len(tracer.records)))
     found = tracer.run(net, image())
     assert len(known) == 40 and max(known) < 8
     assert len(found.axes) == 120
 
 
 def test_a_record_goes_with_its_tensor():
-    book = Book()
+    book = TensorRecords()
     kept, lost = torch.zeros(3), torch.zeros(3)
     for tensor in (kept, lost):
         book[tensor] = Record(torch.tensor([1, 2, 3]))

@@ -8,11 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...space.outcome import NEAR
 from ...space.search_space import SearchSpace
 from .blocks import BlockOrder
-
-NEAR = 0.01
-"""A structure meets the budget within this share of the target, below it."""
 
 SWAP_GAP = 0.002
 """Exchanges between units end this near to the target."""

@@ -31,8 +31,8 @@ def prune(
 ) -> dict[str, Any]:
     """Load a searched or pruned network, slice it or set its pruned weights to 0, write it, print what came out.
 
-    ``averaged`` chooses weights, see :func:`mmdms.openmmlab.averaged_weights.choose_weights`; ``sparse`` is for single weights,
-    see :func:`mmdms.openmmlab.export.weights.export_weights`.
+    ``averaged`` chooses weights, see :func:`mmdms.openmmlab.averaged_weights.choose_weights`; ``sparse`` is for
+    single weights, see :func:`mmdms.openmmlab.export.weights.export_weights`.
 
     Raises:
         ConfigError, CheckpointError, BudgetError: for input that cannot be used; nothing is written.

@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from tabulate import tabulate
 
-from ...api import build_model_space
 from ...errors import ConfigError
 from ...slicing.slim import slim
 from ...tracing.partition import Dimension, counts, partition
@@ -25,6 +24,7 @@ from ..configs import check_model_types, require_keys
 from ..example import example_of
 from ..export.subnet import without_pretrained
 from ..input_shape import infer_input_shape
+from ..model_space import build_model_space
 from .offline import no_downloads, weights_named
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 
 from mmdms.errors import MissingDependencyError
-from mmdms.registry import DATASETS
+
+from ..registries import DATASETS
 
 NUM_TRAIN = 1200
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ...adapters.base import adapt
 from ...errors import StructureError
-from ...registry import MODELS
 from ...slicing.resize import remove_blocks, replace_tensors, reset_parameters, set_sizes
 from ...slicing.slim import kept_sizes, removed_blocks
 from ...space.search_space import SearchSpace
 from ..architecture import build_architecture
+from ..registries import MODELS
 
 
 @MODELS.register_module(name='Subnet')

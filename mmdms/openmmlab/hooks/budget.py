@@ -8,7 +8,7 @@ from mmengine.hooks import EMAHook, Hook
 
 from ...errors import ConfigError
 from ...mutators.schedule import PHASES
-from ...registry import HOOKS
+from ..registries import HOOKS
 from .norm_statistics import NormStatistics
 from .scores import ScoreHook
 from .searched import mutator_of, mutator_of_runner

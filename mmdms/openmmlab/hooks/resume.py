@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 
-from ...registry import HOOKS
+from ..registries import HOOKS
 
 KEY = 'mmdms_random'
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook, ParamSchedulerHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
-from ...registry import HOOKS
+from ..registries import HOOKS
 from .searched import mutator_of_runner
 
 KEY = 'mmdms_scores'

@@ -7,8 +7,8 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from ...errors import CheckpointError
-from ...registry import HOOKS
 from ..export.sparse_storage import expand
+from ..registries import HOOKS
 
 
 @HOOKS.register_module()

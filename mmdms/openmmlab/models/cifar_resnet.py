@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...registry import MODELS
+from ..registries import MODELS
 
 INIT_CFG = (
     dict(type='Kaiming', layer='Conv2d'),  # fan out, as He et al., "Delving deep into rectifiers"

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...registry import MODELS
+from ..registries import MODELS
 from .cifar_resnet import INIT_CFG, conv3x3
 
 

@@ -1,8 +1,11 @@
-"""How labels pass through aten operations; importing this package registers all rules."""
+"""How labels pass through aten operations; ``RULES`` is the table of all rules."""
 
-from . import computed, convolutions, norms, products
-from . import pointwise as elementwise
-from . import reductions as reduction
-from . import views as movement
-
-__all__ = ['computed', 'convolutions', 'elementwise', 'movement', 'norms', 'products', 'reduction']
+from . import computed as computed
+from . import convolutions as convolutions
+from . import layers as layers
+from . import norms as norms
+from . import pointwise as pointwise
+from . import products as products
+from . import reductions as reductions
+from . import views as views
+from .table import RULES as RULES

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ..computed import NAN, OTHER, ZERO, ComputedWeight, Dimension, Reduction, merged
+from ..computed import NAN, OTHER, ZERO, ComputedWeight, Dimension, Reduction
+from ..context import RuleContext
 from ..labels import canonical, compact, named, varying_dims
-from ..op_sets import MOVES, RESHAPES, RULES, Call, is_pointwise
-from ..tracer import Tracer
+from ..layer_weights import merged
+from ..op_sets import MOVES, RESHAPES, Call, is_pointwise
+from .table import RULES
 
 aten = torch.ops.aten
 
@@ -27,7 +29,7 @@ BATCH_NORMS = {aten.native_batch_norm, aten._native_batch_norm_legit}
 CONTRACTIONS = {aten.mv, aten.dot, aten.vdot}
 
 
-def follow(t: Tracer, call: Call) -> ComputedWeight | None:
+def follow(t: RuleContext, call: Call) -> ComputedWeight | None:
     """The result of an operation as a computed weight; None if it is none, or the operation is not understood."""
     packet = call.func.overloadpacket
     handler = HANDLERS.get(packet, _pointwise if is_pointwise(call.func) else None)
@@ -36,7 +38,7 @@ def follow(t: Tracer, call: Call) -> ComputedWeight | None:
     return handler(t, call)
 
 
-def _is_computed(t: Tracer, call: Call, pointwise: bool) -> bool:
+def _is_computed(t: RuleContext, call: Call, pointwise: bool) -> bool:
     """Whether all operands are parameters or computed from them, but for what is spread over a larger weight."""
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     large = [x for x in call.tensors if x.numel() > 1 or (t.is_weight(x) and t.parameters.owner(x) is None)]
@@ -48,15 +50,15 @@ def _is_computed(t: Tracer, call: Call, pointwise: bool) -> bool:
     return not others or (pointwise and largest == out.numel() and all(x.numel() < largest for x in others))
 
 
-def _reductions(t: Tracer, tensors: list[Tensor]) -> tuple[Reduction, ...]:
+def _reductions(t: RuleContext, tensors: list[Tensor]) -> tuple[Reduction, ...]:
     return tuple(r for x in tensors if t.is_weight(x) for r in getattr(t.computed(x), 'reductions', ()))
 
 
-def _copied(t: Tracer, call: Call) -> ComputedWeight | None:
+def _copied(t: RuleContext, call: Call) -> ComputedWeight | None:
     return t.computed(call.args[0])
 
 
-def _moved(t: Tracer, call: Call) -> ComputedWeight | None:
+def _moved(t: RuleContext, call: Call) -> ComputedWeight | None:
     computed = t.computed(call.args[0])
     if computed is None or call.out.numel() < call.args[0].numel():
         return None
@@ -72,7 +74,7 @@ def _moved(t: Tracer, call: Call) -> ComputedWeight | None:
     return replace(computed, dims=tuple(dims))
 
 
-def _pointwise(t: Tracer, call: Call) -> ComputedWeight | None:
+def _pointwise(t: RuleContext, call: Call) -> ComputedWeight | None:
     shape = call.out.shape
     groups: dict[tuple[int, ...], dict[int, Dimension]] = {}  # where elements lie, operand -> its elements there
     for place, operand in enumerate(call.tensors):
@@ -91,7 +93,7 @@ def _pointwise(t: Tracer, call: Call) -> ComputedWeight | None:
     return ComputedWeight(found, _reductions(t, call.tensors))
 
 
-def _dims(t: Tracer, operand: Tensor) -> tuple[Dimension, ...] | None:
+def _dims(t: RuleContext, operand: Tensor) -> tuple[Dimension, ...] | None:
     """The elements of an operand; None if they lie along several dimensions at once."""
     if t.is_weight(operand):
         computed = t.computed(operand)
@@ -104,7 +106,7 @@ def _dims(t: Tracer, operand: Tensor) -> tuple[Dimension, ...] | None:
     return (Dimension(labels, {}, fixed=bool((compact(labels) == 0).any())),)
 
 
-def _met(t: Tracer, call: Call, along: tuple[int, ...], group: dict[int, Dimension]) -> Dimension:
+def _met(t: RuleContext, call: Call, along: tuple[int, ...], group: dict[int, Dimension]) -> Dimension:
     """Elements of several operands that lie along the same dimensions of the result."""
     met = merged(t, list(group.values()))
     count = len(call.tensors)
@@ -134,7 +136,7 @@ def _result(call: Call, states: list[float]) -> float:
     return NAN if isnan(value) or abs(value) == float('inf') else OTHER if value else ZERO
 
 
-def _reduced(t: Tracer, call: Call) -> ComputedWeight | None:
+def _reduced(t: RuleContext, call: Call) -> ComputedWeight | None:
     x, packet = call.args[0], call.func.overloadpacket
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
     computed = t.computed(x)
@@ -160,7 +162,7 @@ def _reduced(t: Tracer, call: Call) -> ComputedWeight | None:
     return ComputedWeight(tuple(kept), tuple(reductions))
 
 
-def _weight_norm(t: Tracer, call: Call) -> ComputedWeight | None:
+def _weight_norm(t: RuleContext, call: Call) -> ComputedWeight | None:
     """``g * v / norm(v)``, the norm over all dimensions but one."""
     v, g, dim = call.args[0], call.args[1], call.arg(2, 'dim', 0)
     weight, scale = t.computed(v), t.computed(g)
@@ -179,7 +181,7 @@ def _weight_norm(t: Tracer, call: Call) -> ComputedWeight | None:
     return ComputedWeight(tuple(found), tuple(reductions))
 
 
-def _standardised(t: Tracer, call: Call) -> ComputedWeight | None:
+def _standardised(t: RuleContext, call: Call) -> ComputedWeight | None:
     """A batch norm with the statistics of a weight, whose output channels are its second dimension."""
     x, scale, shift = call.args[:3]
     computed, vectors = t.computed(x), [t.computed(v) for v in (scale, shift) if isinstance(v, Tensor)]
@@ -211,7 +213,7 @@ def batch_statistics(call: Call) -> bool:
     return place >= 0 and bool(call.arg(place, names[place]))
 
 
-def _contracted(t: Tracer, call: Call) -> ComputedWeight | None:
+def _contracted(t: RuleContext, call: Call) -> ComputedWeight | None:
     """A matrix or a vector times a vector."""
     a, b = call.args[:2]
     first, second = t.computed(a), t.computed(b)
@@ -230,7 +232,7 @@ def _contracted(t: Tracer, call: Call) -> ComputedWeight | None:
     return ComputedWeight(tuple(kept), (*first.reductions, *second.reductions, summed))
 
 
-HANDLERS: dict[Any, Callable[[Tracer, Call], ComputedWeight | None]] = {
+HANDLERS: dict[Any, Callable[[RuleContext, Call], ComputedWeight | None]] = {
     **dict.fromkeys(MOVED, _moved),
     **dict.fromkeys(COPIES, _copied),
     **dict.fromkeys(SUMS | STATISTICS, _reduced),

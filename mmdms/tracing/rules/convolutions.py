@@ -7,17 +7,18 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..computed import WeightOfLayer, weight_of
+from ..context import RuleContext
 from ..labels import no_labels
-from ..op_sets import Call, rule
-from ..tracer import Tracer
+from ..layer_weights import WeightOfLayer, weight_of
+from ..op_sets import Call
 from .layers import expand_along, heads_in_batch, per_channel, width_of_heads
+from .table import rule
 
 aten = torch.ops.aten
 
 
 @rule(aten.convolution)
-def convolution(t: Tracer, call: Call) -> Tensor:
+def convolution(t: RuleContext, call: Call) -> Tensor:
     """Dense, grouped, depthwise and transposed convolutions of any number of dimensions."""
     x, tensor, bias = call.args[:3]
     transposed, groups = bool(call.args[6]), int(call.args[8])
@@ -57,7 +58,7 @@ def convolution(t: Tracer, call: Call) -> Tensor:
 
 
 def _grouped_transposed(
-    t: Tracer, weight: WeightOfLayer, incoming: Tensor, per_group: int, groups: int, kernel: int
+    t: RuleContext, weight: WeightOfLayer, incoming: Tensor, per_group: int, groups: int, kernel: int
 ) -> Tensor:
     """Labels (out,) of a grouped transposed convolution, whose weight is (in, out / groups, ...).
 
@@ -75,7 +76,7 @@ def _grouped_transposed(
     return outgoing.repeat(groups)
 
 
-def _groups_per_head(t: Tracer, call: Call, weight: WeightOfLayer, heads: Tensor, width: Tensor) -> Tensor:
+def _groups_per_head(t: RuleContext, call: Call, weight: WeightOfLayer, heads: Tensor, width: Tensor) -> Tensor:
     """A convolution that all heads share, with one element in every group: groups follow the width of a head."""
     tensor, bias = call.args[1:3]
     weight.follows(0, width, 'through')
@@ -85,7 +86,7 @@ def _groups_per_head(t: Tracer, call: Call, weight: WeightOfLayer, heads: Tensor
     return heads.reshape(*heads.shape, *[1] * (call.out.dim() - 2)).expand(call.out.shape)
 
 
-def _alike_in_groups(t: Tracer, incoming: Tensor, groups: int) -> Tensor:
+def _alike_in_groups(t: RuleContext, incoming: Tensor, groups: int) -> Tensor:
     """Groups must shrink alike: channel j of every group is one element. Shape (channels / groups,)."""
     table = incoming.view(groups, -1)
     t.store.unify(table[:1], table)
@@ -95,7 +96,7 @@ def _alike_in_groups(t: Tracer, incoming: Tensor, groups: int) -> Tensor:
     return table.amax(0)
 
 
-def _unsupported(t: Tracer, call: Call, reason: str) -> Tensor:
+def _unsupported(t: RuleContext, call: Call, reason: str) -> Tensor:
     for tensor in call.tensors:
         t.freeze(t.labels(tensor), f'{t.module or "the network"} {reason}')
         t.opaque(tensor, reason)

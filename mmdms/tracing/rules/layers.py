@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..context import RuleContext
 from ..declarations import axis_labels
 from ..labels import canonical, compact, no_labels, varying_dims
-from ..tracer import Tracer
 
 
 def expand_along(labels: Tensor, dim: int, shape: torch.Size) -> Tensor:
@@ -17,7 +17,7 @@ def expand_along(labels: Tensor, dim: int, shape: torch.Size) -> Tensor:
     return labels.view(view).expand(shape)
 
 
-def per_channel(t: Tracer, parameter: Tensor | None, labels: Tensor) -> None:
+def per_channel(t: RuleContext, parameter: Tensor | None, labels: Tensor) -> None:
     """A bias, or an affine or running vector of a norm, follows ``labels``; so does one computed from such."""
     if parameter is None:
         return
@@ -30,7 +30,7 @@ def per_channel(t: Tracer, parameter: Tensor | None, labels: Tensor) -> None:
     t.freeze(labels[own == 0], 'meets a per-channel vector of fixed size')
 
 
-def heads_in_batch(t: Tracer, x: Tensor) -> Tensor | None:
+def heads_in_batch(t: RuleContext, x: Tensor) -> Tensor | None:
     """Labels (B * heads, width) of a map (B * heads, width, ...) with heads along its batch; None of others."""
     labels = t.labels(x)
     dims = varying_dims(labels)
@@ -41,6 +41,6 @@ def heads_in_batch(t: Tracer, x: Tensor) -> Tensor | None:
     return labels
 
 
-def width_of_heads(t: Tracer, heads: Tensor) -> Tensor:
+def width_of_heads(t: RuleContext, heads: Tensor) -> Tensor:
     """Labels along the width of such a map; none where its elements are whole heads."""
     return no_labels(heads.shape[1:]) if varying_dims(canonical(heads)) == [0] else axis_labels(t, heads, 1)

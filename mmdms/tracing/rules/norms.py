@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..context import RuleContext
 from ..declarations import axis_labels
 from ..labels import compact
-from ..op_sets import Call, rule
-from ..tracer import Tracer
+from ..op_sets import Call
 from .computed import batch_statistics
 from .layers import expand_along, heads_in_batch, per_channel, width_of_heads
+from .table import rule
 
 aten = torch.ops.aten
 
 
 @rule(aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training)
-def batch_norm(t: Tracer, call: Call) -> list[Tensor]:
+def batch_norm(t: RuleContext, call: Call) -> list[Tensor]:
     """Batch norm acts on every channel separately."""
     x, *vectors = call.args[:5]
     heads = heads_in_batch(t, x)
@@ -35,7 +36,7 @@ def batch_norm(t: Tracer, call: Call) -> list[Tensor]:
 
 
 @rule(aten.native_layer_norm)
-def layer_norm(t: Tracer, call: Call) -> list[Tensor]:
+def layer_norm(t: RuleContext, call: Call) -> list[Tensor]:
     """Layer norm over the last dimension; its module must take its statistics over what stays."""
     x, shape, *vectors = call.args[:4]
     labels = t.labels(x)
@@ -50,7 +51,7 @@ def layer_norm(t: Tracer, call: Call) -> list[Tensor]:
 
 
 @rule(aten.native_group_norm)
-def group_norm(t: Tracer, call: Call) -> list[Tensor]:
+def group_norm(t: RuleContext, call: Call) -> list[Tensor]:
     """Group norm: several groups keep their size and go as a whole; a single one must be masked by its module."""
     x, *vectors, _, _, _, groups = call.args[:7]
     labels = t.labels(x)
@@ -68,7 +69,7 @@ def group_norm(t: Tracer, call: Call) -> list[Tensor]:
     return [expand_along(axis, 1, x.shape)]
 
 
-def _mixed_by_norm(t: Tracer, call: Call, labels: Tensor, norm: str) -> list[Tensor]:
+def _mixed_by_norm(t: RuleContext, call: Call, labels: Tensor, norm: str) -> list[Tensor]:
     reason = f'is normalised by a {norm} that knows no masks (an adapter could teach it)'
     for tensor in call.tensors:
         t.opaque(tensor, reason)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
-from ..op_sets import RULES, Call, rule
-from ..tracer import Tracer
+from ..op_sets import Call
+from .table import RULES, rule
 
 aten = torch.ops.aten
 
 
-def pointwise(t: Tracer, call: Call) -> Tensor:
+def pointwise(t: RuleContext, call: Call) -> Tensor:
     """Broadcast and unify the labels of all operands.
 
     An operand without labels is harmless where it broadcasts along the labelled
@@ -64,7 +65,7 @@ def _crosses(own: Tensor, others: list[Tensor], shape: torch.Size) -> bool:
     return bool(dims) and bool(met) and not dims & met
 
 
-def _merge(t: Tracer, a: Tensor, b: Tensor) -> Tensor:
+def _merge(t: RuleContext, a: Tensor, b: Tensor) -> Tensor:
     for part, whole in ((a, b), (b, a)):
         factor = _factor_met(t, part, whole)
         if factor is not None:
@@ -75,7 +76,7 @@ def _merge(t: Tracer, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(a_small > 0, a_small, b_small).expand(a.shape)
 
 
-def _factor_met(t: Tracer, part: Tensor, whole: Tensor) -> Tensor | None:
+def _factor_met(t: RuleContext, part: Tensor, whole: Tensor) -> Tensor | None:
     """Of products of heads and width, the one that an operand meets (a scale per head, a rotation per width)."""
     dims = set(varying_dims(whole))
     if len(dims) < 2 or dims <= set(varying_dims(part)) or not bool(compact(part).any()):
@@ -94,19 +95,19 @@ rule(
 
 
 @rule(aten.zeros_like, aten.ones_like, aten.full_like)
-def constant_like(t: Tracer, call: Call) -> Tensor:
+def constant_like(t: RuleContext, call: Call) -> Tensor:
     """A constant of the size of another tensor: each position goes with that of the other."""
     return t.elementwise_labels(call.args[0])
 
 
 @rule(aten.clone, aten.contiguous, aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.bernoulli_)
-def same(t: Tracer, call: Call) -> Tensor:
+def same(t: RuleContext, call: Call) -> Tensor:
     """The same values, in a tensor of their own or not."""
     return t.labels(call.args[0])
 
 
 @rule(aten.as_strided_)
-def restride(t: Tracer, call: Call) -> Tensor:
+def restride(t: RuleContext, call: Call) -> Tensor:
     """Global pooling rewrites the strides of dimensions of size 1 only."""
     labels = t.labels(call.args[0])
     plain = torch.empty(call.out.shape, device='meta').stride()
@@ -118,20 +119,20 @@ def restride(t: Tracer, call: Call) -> Tensor:
 
 
 @rule(aten.native_dropout)
-def dropout(t: Tracer, call: Call) -> list[Tensor]:
+def dropout(t: RuleContext, call: Call) -> list[Tensor]:
     """Dropout in training: values and mask."""
     labels = t.labels(call.args[0])
     return [labels, labels]
 
 
 @rule(aten.copy_)
-def copy_(t: Tracer, call: Call) -> Tensor:
+def copy_(t: RuleContext, call: Call) -> Tensor:
     """Values of the second operand, broadcast into the first."""
     return t.elementwise_labels(call.args[1]).expand(call.out.shape)
 
 
 @rule(aten.fill_, aten.zero_, aten.normal_, aten.uniform_)
-def fill_(t: Tracer, call: Call) -> Tensor:
+def fill_(t: RuleContext, call: Call) -> Tensor:
     """A constant written over what was there carries no element."""
     labels = t.labels(call.args[0])
     t.freeze(labels, f'is overwritten by {call.func}')
@@ -143,13 +144,13 @@ def fill_(t: Tracer, call: Call) -> Tensor:
     aten.scalar_tensor, aten.empty_like, aten.rand_like, aten.randn_like,
     aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty_strided, aten.new_empty_strided,
 )  # fmt: skip
-def constant(t: Tracer, call: Call) -> None:
+def constant(t: RuleContext, call: Call) -> None:
     """A new tensor that carries no element (its size is fixed until an operation says otherwise)."""
     return None
 
 
 @rule(aten._softmax, aten._log_softmax)
-def softmax(t: Tracer, call: Call) -> Tensor:
+def softmax(t: RuleContext, call: Call) -> Tensor:
     """Softmax over tokens keeps channels apart; over channels it mixes them."""
     x, dim = call.args[:2]
     labels = t.labels(x)

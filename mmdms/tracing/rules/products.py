@@ -7,16 +7,17 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..computed import ParameterWeight, WeightFromParameters, WeightOfLayer
+from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
-from ..op_sets import Call, rule
-from ..tracer import Tracer
+from ..layer_weights import ParameterWeight, WeightFromParameters, WeightOfLayer
+from ..op_sets import Call
 from .layers import expand_along, per_channel
+from .table import rule
 
 aten = torch.ops.aten
 
 
-def _contract(t: Tracer, call: Call, x: Tensor, tensor: Tensor, bias: Tensor | None) -> Tensor:
+def _contract(t: RuleContext, call: Call, x: Tensor, tensor: Tensor, bias: Tensor | None) -> Tensor:
     """x (rows, in) times a weight (in, out), which may show a parameter either way round, or be computed from some."""
     weight = _weight(t, tensor)
     if weight is None:
@@ -39,7 +40,7 @@ def _contract(t: Tracer, call: Call, x: Tensor, tensor: Tensor, bias: Tensor | N
     return expand_along(rows, 0, call.out.shape)
 
 
-def _weight(t: Tracer, tensor: Tensor) -> WeightOfLayer | None:
+def _weight(t: RuleContext, tensor: Tensor) -> WeightOfLayer | None:
     """The weight (in, out) of a linear layer; None if it is neither a whole parameter nor computed from some alone."""
     view = t.parameters.view(tensor)
     if view is None:
@@ -51,7 +52,7 @@ def _weight(t: Tracer, tensor: Tensor) -> WeightOfLayer | None:
     return ParameterWeight(t, view.name, (in_dim, known_out if known_out is not None else 1 - in_dim))
 
 
-def _rows(t: Tracer, call: Call, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, first: int) -> Tensor:
+def _rows(t: RuleContext, call: Call, x: Tensor, weight: Tensor, bias: Tensor | None, name: str, first: int) -> Tensor:
     """x (rows, in) times some rows of a parameter, from row ``first`` on, transposed to weight (in, out)."""
     whole = t.known_axis(name, 0)
     if whole is None:
@@ -72,7 +73,7 @@ def _only_rows(labels: Tensor) -> Tensor | None:
     return labels[:, 0] if labels.size(1) > 1 and varying_dims(labels) == [0] else None
 
 
-def _activations(t: Tracer, call: Call, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
+def _activations(t: RuleContext, call: Call, x: Tensor, y: Tensor, bias: Tensor | None = None) -> Tensor:
     """A product of two activations, (..., rows, n) times (..., n, columns).
 
     Elements along the contracted dimension would have to be masked inside the
@@ -108,7 +109,7 @@ def _activations(t: Tracer, call: Call, x: Tensor, y: Tensor, bias: Tensor | Non
     aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_cudnn_attention,
     aten._scaled_dot_product_fused_attention_overrideable,
 )  # fmt: skip
-def attention(t: Tracer, call: Call) -> list[Tensor]:
+def attention(t: RuleContext, call: Call) -> list[Tensor]:
     """Fused attention over (B, heads, tokens, width); an adapter must have hidden the width of query and key."""
     query, key, value = (t.labels(x) for x in call.args[:3])
     t.uncounted(call)
@@ -126,7 +127,7 @@ def attention(t: Tracer, call: Call) -> list[Tensor]:
     return [compact(value).expand(out.shape)]
 
 
-def _product_cost(t: Tracer, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+def _product_cost(t: RuleContext, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
     """Multiply-accumulates of a product (..., rows, n) times (..., n, columns); returns ``labels``.
 
     They shrink with every dimension that some elements make up, hidden ones included.
@@ -149,27 +150,27 @@ def _product_cost(t: Tracer, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
 
 
 @rule(aten.addmm)
-def addmm(t: Tracer, call: Call) -> Tensor:
+def addmm(t: RuleContext, call: Call) -> Tensor:
     """bias + x @ weight: what F.linear becomes for 2-D input."""
     bias, x, weight = call.args[:3]
     return _contract(t, call, x, weight, bias)
 
 
 @rule(aten.mm)
-def mm(t: Tracer, call: Call) -> Tensor:
+def mm(t: RuleContext, call: Call) -> Tensor:
     """x @ weight."""
     x, weight = call.args[:2]
     return _contract(t, call, x, weight, None)
 
 
 @rule(aten.bmm)
-def bmm(t: Tracer, call: Call) -> Tensor:
+def bmm(t: RuleContext, call: Call) -> Tensor:
     """Batched product of activations."""
     return _activations(t, call, *call.args[:2])
 
 
 @rule(aten.mv)
-def mv(t: Tracer, call: Call) -> Tensor:
+def mv(t: RuleContext, call: Call) -> Tensor:
     """A matrix times a vector: what matmul becomes for a second operand of one dimension."""
     matrix, x = call.args[:2]
     rows, columns = t.elementwise_labels(matrix), t.elementwise_labels(x)

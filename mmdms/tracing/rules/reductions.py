@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..context import RuleContext
 from ..labels import compact, no_labels, varying_dims
-from ..op_sets import Call, rule
-from ..tracer import Tracer
+from ..op_sets import Call
 from .layers import expand_along
+from .table import rule
 
 aten = torch.ops.aten
 
@@ -26,7 +27,7 @@ aten = torch.ops.aten
     aten.min,
     aten.linalg_vector_norm,
 )
-def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
+def reduce(t: RuleContext, call: Call) -> Tensor | list[Tensor] | None:
     """Reduction over dimensions along which labels are constant; over channels it freezes them."""
     x = call.args[0]
     others = call.tensors[1:]
@@ -61,7 +62,7 @@ def reduce(t: Tracer, call: Call) -> Tensor | list[Tensor] | None:
     aten.avg_pool3d, aten.upsample_nearest2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d,
     aten.upsample_nearest1d, aten.upsample_linear1d, aten._upsample_nearest_exact2d,
 )  # fmt: skip
-def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
+def spatial(t: RuleContext, call: Call) -> Tensor | list[Tensor]:
     """Pooling and resampling over the trailing dimensions of (B, C, ...): what they mix is one element."""
     x = call.args[0]
     out = call.out[0] if isinstance(call.out, (tuple, list)) else call.out
@@ -89,7 +90,7 @@ def spatial(t: Tracer, call: Call) -> Tensor | list[Tensor]:
 
 
 @rule(aten.cumsum, aten.cumprod, aten.cummax, aten.cummin)
-def accumulate(t: Tracer, call: Call) -> Tensor:
+def accumulate(t: RuleContext, call: Call) -> Tensor:
     """What lies before a position, added up or compared."""
     labels = t.elementwise_labels(call.args[0])
     if call.arg(1, 'dim') % max(labels.dim(), 1) in varying_dims(labels):
@@ -99,7 +100,7 @@ def accumulate(t: Tracer, call: Call) -> Tensor:
 
 
 @rule(aten.grid_sampler_2d)
-def sample(t: Tracer, call: Call) -> Tensor:
+def sample(t: RuleContext, call: Call) -> Tensor:
     """Maps (B, C, H, W) read at the points of a grid (B, h, w, 2); both may carry heads along their batch."""
     x, grid = call.args[:2]
     labels, where = t.elementwise_labels(x), t.elementwise_labels(grid)
@@ -116,7 +117,7 @@ def sample(t: Tracer, call: Call) -> Tensor:
 
 
 @rule(aten._fft_r2c, aten._fft_c2r, aten._fft_c2c)
-def fourier(t: Tracer, call: Call) -> Tensor:
+def fourier(t: RuleContext, call: Call) -> Tensor:
     """Fourier transforms over positions."""
     labels = t.elementwise_labels(call.args[0])
     if set(call.args[1]) & set(varying_dims(labels)):
@@ -125,7 +126,7 @@ def fourier(t: Tracer, call: Call) -> Tensor:
     return compact(labels).expand(call.out.shape)
 
 
-def _pool_cost(t: Tracer, tensor: Tensor, labels: Tensor, scale: int = 1) -> None:
+def _pool_cost(t: RuleContext, tensor: Tensor, labels: Tensor, scale: int = 1) -> None:
     """Adaptive pooling and upsampling count elements, as mmengine counts them."""
     channels = t.store.along(labels, labels.dim() - 3)
     t.cost(scale * tensor.numel() / channels.numel(), channels)

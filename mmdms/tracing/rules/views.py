@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
-from ..op_sets import Call, rule
-from ..tracer import Tracer
+from ..op_sets import Call
+from .table import rule
 
 aten = torch.ops.aten
 
@@ -21,7 +22,7 @@ aten = torch.ops.aten
     aten.unsqueeze, aten.squeeze, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind,
     aten.unfold, aten.diagonal, aten.narrow, aten.numpy_T,
 )  # fmt: skip
-def view(t: Tracer, call: Call) -> Any:
+def view(t: RuleContext, call: Call) -> Any:
     """Views; a view of a parameter stays recognisable by its memory and needs no labels."""
     labels = t.labels(call.args[0])
     packet = call.func.overloadpacket
@@ -73,12 +74,12 @@ def _ones(sizes: torch.Size) -> int:
     return next((i for i, size in enumerate(sizes) if size != 1), len(sizes))
 
 
-def _knows_heads(t: Tracer) -> bool:
+def _knows_heads(t: RuleContext) -> bool:
     """Whether an attribute of the running module follows its number of heads."""
     return any(module == t.module and size.kind == 'heads' for (module, _), size in t.trace.sizes.items())
 
 
-def _parts_alike(t: Tracer, labels: Tensor, outer: int, inner: list[int]) -> Tensor:
+def _parts_alike(t: RuleContext, labels: Tensor, outer: int, inner: list[int]) -> Tensor:
     """Channels viewed as equal parts (a channel shuffle, heads) shrink alike, as what views them divides evenly.
 
     Parts that are one element each may go as a whole: there are then fewer parts. Not so of two parts, which are
@@ -101,7 +102,7 @@ def _parts_alike(t: Tracer, labels: Tensor, outer: int, inner: list[int]) -> Ten
     return first.expand(labels.shape)
 
 
-def _halves_alike(t: Tracer, labels: Tensor, call: Call) -> Tensor:
+def _halves_alike(t: RuleContext, labels: Tensor, call: Call) -> Tensor:
     """Channels sliced in the middle shrink alike on both sides, as what slices them looks for the middle."""
     dim, start, step = call.arg(1, 'dim', 0), call.arg(2, 'start') or 0, call.arg(4, 'step', 1)
     half = call.out.size(dim)
@@ -112,7 +113,7 @@ def _halves_alike(t: Tracer, labels: Tensor, call: Call) -> Tensor:
     return _parts_alike(t, parts, dim, [dim + 1]).flatten(dim, dim + 1)
 
 
-def _alike(t: Tracer, parts: list[Tensor]) -> None:
+def _alike(t: RuleContext, parts: list[Tensor]) -> None:
     """Parts of equal size shrink alike: what cuts them (``chunk``) cuts evenly whatever size there is."""
     if any(part.shape != parts[0].shape for part in parts):
         for part in parts:
@@ -128,14 +129,14 @@ def _alike(t: Tracer, parts: list[Tensor]) -> None:
     aten.roll, aten.flip, aten.repeat, aten.index_select, aten.pixel_shuffle, aten.pixel_unshuffle,
     aten.channel_shuffle, aten.rot90, aten.tril, aten.triu,
 )  # fmt: skip
-def move(t: Tracer, call: Call) -> Any:
+def move(t: RuleContext, call: Call) -> Any:
     """Copies that only rearrange."""
     labels = t.elementwise_labels(call.args[0])
     return call.func(labels, *call.args[1:], **call.kwargs)
 
 
 @rule(aten.cat, aten.stack)
-def join(t: Tracer, call: Call) -> Tensor:
+def join(t: RuleContext, call: Call) -> Tensor:
     """Concatenation; dimensions that are constant in every part stay cheap."""
     parts = [t.elementwise_labels(part) for part in call.args[0]]
     dim = call.arg(1, 'dim', 0)
@@ -156,7 +157,7 @@ def join(t: Tracer, call: Call) -> Tensor:
 @rule(
     aten.constant_pad_nd, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad1d, aten.replication_pad2d
 )
-def pad(t: Tracer, call: Call) -> Tensor:
+def pad(t: RuleContext, call: Call) -> Tensor:
     """Padding along a dimension where labels are constant belongs to the channel that it pads."""
     labels = t.elementwise_labels(call.args[0])
     amounts = list(call.args[1])
@@ -171,7 +172,7 @@ def pad(t: Tracer, call: Call) -> Tensor:
 
 
 @rule(aten.index)
-def index(t: Tracer, call: Call) -> Tensor:
+def index(t: RuleContext, call: Call) -> Tensor:
     """Advanced indexing, with indices that carry no element."""
     x, indices = call.args[:2]
     labels = t.elementwise_labels(x)
@@ -182,7 +183,7 @@ def index(t: Tracer, call: Call) -> Tensor:
 
 
 @rule(aten.im2col)
-def im2col(t: Tracer, call: Call) -> Tensor:
+def im2col(t: RuleContext, call: Call) -> Tensor:
     """Unfold: (1, C, H, W) to (1, C * kernel, positions); channels must be constant over space."""
     x = call.args[0]
     kernel = call.args[1][0] * call.args[1][1]
@@ -190,7 +191,7 @@ def im2col(t: Tracer, call: Call) -> Tensor:
 
 
 @rule(aten.view_as_complex, aten.view_as_real)
-def complex_view(t: Tracer, call: Call) -> Tensor:
+def complex_view(t: RuleContext, call: Call) -> Tensor:
     """The last dimension holds real and imaginary parts of one number, which are one element."""
     labels = t.elementwise_labels(call.args[0])
     if call.func.overloadpacket is aten.view_as_real:
