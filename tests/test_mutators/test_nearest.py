@@ -93,7 +93,7 @@ def test_a_residual_network_comes_within_one_percent(target, divisor, metric, da
 @settle
 @given(st.floats(0, 1), st.data())
 def test_a_coarse_network_is_as_near_as_any_of_its_structures(position, data):
-    """Against all structures of the searched depth, priced one by one."""
+    """Against all structures of the searched depth, priced one by one: 1% of the dearest is given up for similarity."""
     target = reachable(COARSE, position)
     ratios, importance = wishes(COARSE, data)
     divisors = torch.tensor([u.total if u.kind == 'channels' and u.total == 6 else 2 for u in COARSE.units])
@@ -109,7 +109,24 @@ def test_a_coarse_network_is_as_near_as_any_of_its_structures(position, data):
     ]
     place = (ranks_of(COARSE) * torch.tensor([u.total for u in COARSE.units])[COARSE.unit_of_element]).floor()
     every = (place < torch.tensor(counts)[COARSE.unit_of_element] for counts in product(*choices))
-    assert share == max(found for found in (share_of(COARSE, other) for other in every) if found <= target)
+    assert share >= 0.99 * max(found for found in (share_of(COARSE, other) for other in every) if found <= target)
+
+
+def test_a_little_of_the_budget_is_given_up_for_the_searched_ratios():
+    """No structure costs 98.9% to 100% of 0.795. The dearest would keep both channels of the least wanted layer.
+
+    Products by hand, full width: 9*3 + 9*3*5 + 5*2 + 9*2*8 + 9*8*2 = 460. Widths 3, 4, 2, 6 cost 359 of them (0.7804),
+    widths 3, 5, 1, 7 cost 356 (0.7739).
+    """
+    layers, before = [], 1
+    for width, kernel in [(3, 3), (5, 3), (2, 1), (8, 3), (2, 3)]:
+        layers += [nn.Conv2d(before, width, kernel, padding='same', bias=False), nn.ReLU()]
+        before = width
+    space = build_search_space(nn.Sequential(*layers[:-1]), torch.rand(1, 1, 2, 2), verify=False)
+    wanted = torch.tensor([0.97, 0.92, 0.23, 0.4])
+    mask = fit_to_budget(space, 'flops', 0.795, wanted, ranks_of(space), unit_divisors(space.units, 1))
+    assert space.counts(mask).tolist() == [3, 5, 1, 7]
+    assert share_of(space, mask) == pytest.approx(356 / 460)
 
 
 @pytest.mark.parametrize(('importance', 'returned'), [([9, 1, 8, 2], 0), ([1, 9, 2, 8], 1)])

@@ -264,14 +264,19 @@ class Fitter:
         return changed
 
     def _enumerated(self, best: Tensor) -> Tensor:
-        """Widths near those of ``best``, at its depth: the dearest that fit; of those within 1%, the most similar."""
+        """Widths near those of ``best``, at its depth: the most similar of all within 1% of the target.
+
+        If none is within 1% of the target, the most similar of all within 1% of the dearest that fits.
+        """
         every = torch.cartesian_prod(*self._windows(best)).view(-1, len(best))
         cost = torch.cat([self._costs(some) for some in every.split(PRICED_TOGETHER)])
         cost = cost.masked_fill(cost > self.limit, -torch.inf)
-        good = cost >= min((1 - NEAR) * self.limit, float(cost.max()))
+        dearest = float(cost.max())
+        aim = self.limit if dearest >= (1 - NEAR) * self.limit else dearest
+        good = cost >= (1 - NEAR) * aim
         distance = ((every - best) / self.total).square().sum(1).masked_fill(~good, torch.inf)
         found = every[distance.argmin()]
-        return found if self._cost(best) < self._cost(found) and self._fits(found) else best
+        return found if self._fits(found) else best
 
     def _windows(self, best: Tensor) -> list[Tensor]:
         """Values of every unit, those of ``best`` among them, that make at most ``PRICED_STRUCTURES`` together.
