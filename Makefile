@@ -1,6 +1,9 @@
 # make demo   search, export and retrain a real network on real images
 # make demo-detection  the same for a detector (YOLOv8; 18 minutes of processor time)
 # make test   run the tests
+# make test-sweep  run the slow tests that this leaves out
+# make test-core  run docs/plain_pytorch.md where only torch and numpy are installed
+# make lint   ruff, mypy and the layers of the package
 # make sweep  take every family of the zoos through mmdms (an hour; goes on where it was)
 # Each sets up .venv first (several minutes: mmcv is compiled), and only once.
 
@@ -12,7 +15,7 @@ STAMP := .venv/.installed
 # ten times as fast where another process wants the same cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: venv demo demo-detection test test-core sweep lint benchmark-deps clean
+.PHONY: venv demo demo-detection test test-sweep test-core sweep lint benchmark-deps clean
 
 venv: $(STAMP)
 
@@ -43,6 +46,10 @@ WORKERS ?= logical
 
 test: venv
 	$(BIN)/python -m pytest tests -n $(WORKERS) --maxprocesses 4 --dist loadfile
+
+# The slow tests that `make test` and .ci/run leave out.
+test-sweep: venv
+	$(BIN)/python -m pytest tests -m sweep -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 sweep: venv
 	$(BIN)/python benchmarks/sweep_zoo.py --out work_dirs/sweep.jsonl
