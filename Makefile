@@ -2,7 +2,7 @@
 # make demo-detection  the same for a detector (YOLOv8; 18 minutes of processor time)
 # make test   run the tests
 # make test-sweep  run the slow tests that this leaves out
-# make test-core  run docs/plain_pytorch.md where only torch and numpy are installed
+# make test-core  run the docs on plain PyTorch where only torch and numpy are installed
 # make lint   ruff, mypy and the layers of the package
 # make sweep  take every family of the zoos through mmdms (an hour; goes on where it was)
 # Each sets up .venv first (several minutes: mmcv is compiled), and only once.
@@ -62,7 +62,7 @@ $(CORE)/.installed: requirements/core.txt setup.py
 	$(CORE)/bin/python -m pip install --no-deps -e .
 	touch $@
 
-# The core needs torch and numpy alone: an environment of these two runs docs/plain_pytorch.md.
+# The core needs torch and numpy alone: an environment of these two runs the pages of docs/ that need no more.
 test-core: $(CORE)/.installed
 	mkdir -p work_dirs/core
 	cd work_dirs/core && $(CURDIR)/$(CORE)/bin/python $(CURDIR)/tests/core_only.py

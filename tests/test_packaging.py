@@ -77,6 +77,8 @@ def test_tools_and_configs_run_from_the_wheel(wheel):
 
 def test_version_is_that_of_the_package(wheel):
     assert (wheel / f'mmdms-{mmdms.__version__}.dist-info').is_dir()
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
+    assert citation['version'] == mmdms.__version__
 
 
 def test_editable_install_links_to_the_source(tmp_path):
