@@ -1,6 +1,9 @@
 # make demo   search, export and retrain a real network on real images
 # make demo-detection  the same for a detector (YOLOv8; 18 minutes of processor time)
 # make test   run the tests
+# make test-sweep  run the slow tests that this leaves out
+# make test-core  run the docs on plain PyTorch where only torch and numpy are installed
+# make lint   ruff, mypy and the layers of the package
 # make sweep  take every family of the zoos through mmdms (an hour; goes on where it was)
 # Each sets up .venv first (several minutes: mmcv is compiled), and only once.
 
@@ -12,7 +15,7 @@ STAMP := .venv/.installed
 # ten times as fast where another process wants the same cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: venv demo demo-detection test test-core sweep lint benchmark-deps clean
+.PHONY: venv demo demo-detection test test-sweep test-core sweep lint benchmark-deps clean
 
 venv: $(STAMP)
 
@@ -44,6 +47,10 @@ WORKERS ?= logical
 test: venv
 	$(BIN)/python -m pytest tests -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
+# The slow tests that `make test` and .ci/run leave out.
+test-sweep: venv
+	$(BIN)/python -m pytest tests -m sweep -n $(WORKERS) --maxprocesses 4 --dist loadfile
+
 sweep: venv
 	$(BIN)/python benchmarks/sweep_zoo.py --out work_dirs/sweep.jsonl
 
@@ -55,7 +62,7 @@ $(CORE)/.installed: requirements/core.txt setup.py
 	$(CORE)/bin/python -m pip install --no-deps -e .
 	touch $@
 
-# The core needs torch and numpy alone: an environment of these two runs docs/plain_pytorch.md.
+# The core needs torch and numpy alone: an environment of these two runs the pages of docs/ that need no more.
 test-core: $(CORE)/.installed
 	mkdir -p work_dirs/core
 	cd work_dirs/core && $(CURDIR)/$(CORE)/bin/python $(CURDIR)/tests/core_only.py

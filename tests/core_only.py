@@ -1,4 +1,4 @@
-"""Run the example of docs/plain_pytorch.md where only torch and numpy are installed: ``make test-core``.
+"""Run the pages of docs/ that need torch and numpy alone where nothing else is installed: ``make test-core``.
 
 scikit-learn's digits are replaced by random images, as scikit-learn is not there.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ('plain_pytorch.md', 'architecture.md', 'adapters.md')
 ABSENT = ('mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmyolo', 'torchvision', 'scipy', 'tabulate', 'sklearn')
 
 
@@ -23,22 +24,23 @@ def random_digits() -> types.SimpleNamespace:
 
 
 def main() -> None:
-    """Run every block of the page, as one program, in the current folder."""
+    """Run every block of each page, as one program, in the current folder."""
     found = [name for name in ABSENT if importlib.util.find_spec(name) is not None]
     if found:
         sys.exit(f'this environment has {", ".join(found)}: make one with torch and numpy alone (make test-core)')
     for name in ('sklearn', 'sklearn.datasets'):  # with a spec each, as PyTorch asks for it
         sys.modules[name] = importlib.util.module_from_spec(ModuleSpec(name, None))
     sys.modules['sklearn.datasets'].load_digits = random_digits  # type: ignore[attr-defined]
-    text = (ROOT / 'docs' / 'plain_pytorch.md').read_text(encoding='utf-8')
-    names = {'__name__': '__main__'}
-    for block in re.findall(r'^```python\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
-        exec(compile(block, 'plain_pytorch.md', 'exec'), names)
+    for page in PAGES:
+        print(f'docs/{page}', flush=True)
+        text = (ROOT / 'docs' / page).read_text(encoding='utf-8')
+        names = {'__name__': '__main__'}
+        for block in re.findall(r'^```python\n(.*?)^```', text, re.MULTILINE | re.DOTALL):
+            exec(compile(block, page, 'exec'), names)
     import mmdms
 
-    for mutator in (mmdms.DMSMutator, mmdms.DPFMutator, mmdms.StructuredDPFMutator):
-        print(f'{mutator.__name__} imported')
-    print(f'1 passed, 0 failed: {ROOT / "docs" / "plain_pytorch.md"} with torch and numpy alone')
+    print('imported:', ', '.join(c.__name__ for c in (mmdms.DMSMutator, mmdms.DPFMutator, mmdms.StructuredDPFMutator)))
+    print(f'{len(PAGES)} passed, 0 failed')
 
 
 if __name__ == '__main__':

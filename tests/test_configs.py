@@ -202,3 +202,20 @@ def test_metafiles_tell_the_schedule(path):
 @pytest.mark.parametrize('path', FILES, ids=relative)
 def test_readme_lists_the_config(path):
     assert f'[config]({path.name})' in (path.parent / 'README.md').read_text(encoding='utf-8')
+
+
+def test_every_folder_explains_itself():
+    """Each folder has a README, and a metafile in the index if it holds whole configs."""
+    folders = {path.parent for path in FILES} | {ROOT / 'configs' / '_base_'}
+    assert {path for path in (ROOT / 'configs').iterdir() if path.is_dir()} == folders
+    for folder in folders:
+        assert (folder / 'README.md').is_file()
+        assert f'({folder.name}/README.md)' in (ROOT / 'configs' / 'README.md').read_text(encoding='utf-8')
+    assert {relative(path.parent / 'metafile.yml') for path in FILES} == set(INDEX)
+
+
+def test_readme_of_the_parts_lists_each():
+    parts = ROOT / 'configs' / '_base_'
+    text = (parts / 'README.md').read_text(encoding='utf-8')
+    for path in parts.rglob('*.py'):
+        assert f'({path.relative_to(parts).as_posix()})' in text

@@ -1,10 +1,13 @@
 """Every Python block of the documentation runs, and does what the text says."""
 
+import contextlib
+import io
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+import tomllib
 import torch
 from mmengine.config import Config
 
@@ -14,7 +17,7 @@ from mmdms.openmmlab.export.export import retrain_config
 from mmdms.registry import ADAPTERS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path for path in [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')] if path.exists())
+PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').glob('*.md')])
 SEARCH = ROOT / 'configs' / 'digits' / 'dms-10_resnet18_b64_digits.py'
 
 
@@ -45,12 +48,22 @@ def own_registrations():
     ADAPTERS._module_dict.update(before)
 
 
+def with_outputs(page):
+    """Python blocks of a page, each with the text block right after it, which says what it prints, or None."""
+    text = page.read_text(encoding='utf-8')
+    found = re.findall(r'^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?', text, re.MULTILINE | re.DOTALL)
+    return [(block, output or None) for block, output in found]
+
+
 def run_program(page, folder, monkeypatch):
-    """Run the blocks of a page one after the other, as one program, in ``folder``."""
+    """Run the blocks of a page one after the other, as one program, in ``folder``; each prints what the page says."""
     monkeypatch.chdir(folder)
     names = {'__name__': '__main__'}
-    for block in blocks(page):
-        exec(compile(block, str(page), 'exec'), names)
+    for block, output in with_outputs(page):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, str(page), 'exec'), names)
+        if output is not None:
+            assert printed.getvalue() == output
     return names
 
 
@@ -104,6 +117,26 @@ def test_config(text, tmp_path):
             assert found == wanted or wanted.items() <= found.items()
 
 
+def test_architecture_has_the_layers_that_the_linter_holds():
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text(encoding='utf-8'))
+    contracts = {contract['type']: contract for contract in project['tool']['importlinter']['contracts']}
+    layers = [layer.split(' | ') for layer in contracts['layers']['layers']]
+    table = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8').partition('| Package of `mmdms` |')[2]
+    rows = re.findall(r'^\| (`.*?`) \|', table.partition('\n\n')[0], re.MULTILINE)
+    assert [re.findall(r'`(\w+)`', row) for row in rows] == layers
+
+
+def test_figures_are_drawn_from_their_sources():
+    """Each word of a figure stands in its source, so a source that changed without its figure is noticed."""
+    sources = list((ROOT / 'docs' / 'figures').glob('*.dot'))
+    assert sources
+    for source in sources:
+        said = ' '.join(re.findall(r'label="(.*?)"', source.read_text(encoding='utf-8')))
+        drawn = re.findall(r'>([^<>]+)</text>', source.with_suffix('.svg').read_text(encoding='utf-8'))
+        words = [sorted(re.split(r'(?:\s|&#160;|\\[nl])+', text)) for text in (said, ' '.join(drawn))]
+        assert [word for word in words[0] if word] == [word for word in words[1] if word]
+
+
 def test_pages_link_to_files_that_exist():
     for page in [*PAGES, *(ROOT / 'configs').rglob('*.md')]:
         for target in re.findall(r'\]\((?!https?://|#|mailto:)([^)#\s]+)', page.read_text(encoding='utf-8')):
@@ -114,5 +147,5 @@ def test_commands_name_files_that_exist():
     """What stands in a shell block and looks like a file of ours is one."""
     for page in [*PAGES, *(ROOT / 'configs').rglob('*.md')]:
         for block in re.findall(r'^```(?:shell|bash)\n(.*?)^```', page.read_text(encoding='utf-8'), re.M | re.S):
-            for name in re.findall(r'(?<![\w/.])(?:tools|configs)/[\w./-]+\.(?:py|sh)', block):
+            for name in re.findall(r'(?<![\w/.])(?:tools|configs|benchmarks|tests)/[\w./-]+\.(?:py|sh)', block):
                 assert (ROOT / name).exists(), f'{page.name} names {name}'
