@@ -20,7 +20,7 @@ else:
     _Mixin = object
 
 
-class Adapter(_Mixin):
+class Adapter(declarations.Declares, _Mixin):
     """Describes one module type; register a subclass in ``ADAPTERS``.
 
     Most modules need none: what their operations do to channels is traced. A
@@ -191,13 +191,18 @@ def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None
         adapter = cache[kind]
         if adapter is None or (adapter.only_masked and not masked) or only not in (None, adapter):
             continue
-        before = _attributes(module)
-        module.__class__ = _adapted_class(kind, adapter)
-        adapter.setup(module)  # type: ignore[arg-type]
-        if undoable:
-            after = _attributes(module)
-            replaced = {name: value for name, value in before.items() if after[name] is not value}
-            module.__dict__[UNDO] = [name for name in after if name not in before], replaced
+        adapt_module(module, adapter, undoable)
+
+
+def adapt_module(module: nn.Module, adapter: AnyAdapter, undoable: bool = False) -> None:
+    """Give one module the forward of an adapter, in place; ``undoable`` as of :func:`adapt`."""
+    before = _attributes(module)
+    module.__class__ = _adapted_class(type(module), adapter)
+    adapter.setup(module)  # type: ignore[arg-type]
+    if undoable:
+        after = _attributes(module)
+        replaced = {name: value for name, value in before.items() if after[name] is not value}
+        module.__dict__[UNDO] = [name for name in after if name not in before], replaced
 
 
 def unadapt(model: nn.Module) -> None:

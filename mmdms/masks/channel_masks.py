@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..adapters.base import MASKS as INNER_MASKS
 from ..adapters.base import adapt, unadapt
+from ..adapters.reductions import mask_reductions
 from ..errors import ConfigError, StructureError
 from ..network.copying import copy_network
 from ..network.made_classes import RECIPE, reduce_made
@@ -232,6 +233,7 @@ class Masks:
         for mask in space.inner:
             installed = model.get_submodule(mask.module).__dict__.setdefault(INNER_MASKS, {})
             installed[mask.name] = ModuleMaskValue(self.bank, mask.elements)
+        mask_reductions(model)
         wanted: dict[str, list[tuple[int, Tensor]]] = {}
         for axis in space.axes:
             if (axis.role == 'in' or axis.masked) and bool((axis.elements != FIXED).any()):

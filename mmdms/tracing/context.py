@@ -41,6 +41,9 @@ class RuleContext(Protocol):
     def running(self) -> nn.Module:
         """The module that is running."""
 
+    def numbered(self, line: str) -> str:
+        """A line that calls something, numbered within this call of the module that is running."""
+
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
 

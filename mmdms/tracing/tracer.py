@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from .layer_weights import of_parameter
 from .module_scope import Watcher
 from .op_sets import IDENTITY_OPS, MOVES, RESHAPES, Call, is_pointwise, without_values
 from .parameters import ParameterIndex, layer_of
+from .reductions import FollowedReductions
 from .residual_branches import BranchFinder
 from .tensor_records import Pending, Record, TensorRecords, grad_fn
 from .trace import Axis, CostTerm, Operation, Trace
@@ -57,6 +58,10 @@ class Tracer(TorchDispatchMode):
     def module(self) -> str:
         """Dotted name of the module that is running."""
         return self._watcher.module
+
+    def numbered(self, line: str) -> str:
+        """A line that calls something, numbered within this call of the module that is running."""
+        return self._watcher.numbered(line)
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
@@ -193,8 +198,10 @@ class Tracer(TorchDispatchMode):
         dropped, or kept on request.
         """
         saved = nullcontext() if keep else torch.autograd.graph.saved_tensors_hooks(_drop, _dropped)
-        counting = UncountedAttention(self)
-        with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), counting, self:
+        functions = ExitStack()
+        for mode in (UncountedAttention(self), FollowedReductions(self)):
+            functions.enter_context(mode)
+        with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), functions, self:
             outputs = ExampleCall.of(inputs).run(forward)
         for tensor in tensors_of(outputs):
             self.freeze(self.labels(tensor), 'reaches an output of the network')
