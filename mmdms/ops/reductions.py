@@ -62,7 +62,7 @@ def _dims(x: Tensor, dim: Any) -> tuple[int, ...]:
     return tuple(int(d) % x.dim() for d in listed)
 
 
-def _count(x: Tensor, mask: Tensor, dims: Sequence[int]) -> Tensor:
+def _count(x: Tensor, mask: Tensor, dims: tuple[int, ...]) -> Tensor:
     """How many values stay of those that are reduced to one."""
     return mask.sum(dims, keepdim=True) * prod(x.size(d) for d in dims if mask.size(d) == 1)
 
@@ -116,7 +116,9 @@ def _length(func: Any, x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = F
     return Reduction(x, dims, False, length, lambda mask: length(x * mask).to(dtype or x.dtype))
 
 
-def _vector_norm(func: Any, x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+def _vector_norm(
+    func: Any, x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
     return _length(func, x, ord, dim, keepdim, dtype=dtype)
 
 

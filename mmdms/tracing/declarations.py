@@ -13,6 +13,7 @@ from .context import RuleContext
 from .labels import compact, no_labels, varying_dims
 from .trace import InnerMask, Size
 
+
 class Declares:
     """Base of classes of modules whose own forward tells the tracer what it masks."""
 

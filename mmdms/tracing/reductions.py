@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -45,7 +46,11 @@ class FollowedReductions(TorchFunctionMode):
         site = call_site(func)
         line = self._tracer.numbered(site.line)
         reduction = reduction_of(func, args, kwargs)
-        if reduction is None or site.owner is not self._tracer.running or isinstance(site.owner, declarations.Declares):
+        if (
+            reduction is None
+            or site.owner is not self._tracer.running
+            or isinstance(site.owner, declarations.Declares)
+        ):
             return func(*args, **kwargs)
         x, dims = reduction.x, self._labelled(reduction)
         for dim in dims:
@@ -53,6 +58,9 @@ class FollowedReductions(TorchFunctionMode):
         if not dims or func in KNOWN_TO_RULES:
             return func(*args, **kwargs)
         return reduction.plain(declarations.hide(self._tracer, x, *dims))
+
+    def _owns(self, module: nn.Module | None) -> bool:
+        return module is self._tracer.running and not isinstance(module, declarations.Declares)
 
     def _labelled(self, reduction: Reduction) -> list[int]:
         """The reduced dimensions along which elements lie, if a mask along each of them tells all that go."""
