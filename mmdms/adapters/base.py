@@ -230,6 +230,11 @@ _STORES = frozenset(nn.Module().__dict__) - {'training'}
 """What every module holds its parameters, buffers, children and hooks in."""
 
 
+def knows_sizes(module: nn.Module) -> bool:
+    """Whether adapters keep the attributes of a module up to date."""
+    return next(adapters_of(type(module)), None) is not None
+
+
 def foreign_adapters(model: nn.Module) -> list[AnyAdapter]:
     """Adapters with a forward that modules of ``model`` would be given, and that are not part of mmdms."""
     found = [

@@ -61,10 +61,20 @@ def _with_parents(name: str) -> Iterable[str]:
 
 
 def set_sizes(model: nn.Module, sizes: Mapping[str, int | Sequence[int]]) -> None:
-    """Set attributes of modules that hold sizes, or list positions, by ``'module.attribute'``."""
+    """Set attributes of modules that hold sizes, or list positions, by ``'module.attribute'``.
+
+    ``'module.attribute[0]'`` is the first item of a tuple.
+    """
     for name, value in sizes.items():
-        module, _, attribute = name.rpartition('.')
-        setattr(model.get_submodule(module), attribute, value)
+        module_name, _, attribute = name.rpartition('.')
+        module = model.get_submodule(module_name)
+        attribute, _, place = attribute.partition('[')
+        if place:
+            items = list(getattr(module, attribute))
+            items[int(place.rstrip(']'))] = value
+            setattr(module, attribute, tuple(items))
+        else:
+            setattr(module, attribute, value)
 
 
 def remove_blocks(model: nn.Module, names: Iterable[str], tuples: Collection[str] = ()) -> None:

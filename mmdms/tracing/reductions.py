@@ -18,7 +18,7 @@ from ..network.call_sites import call_site
 from ..ops.reductions import READERS, Reduction, reduction_of
 from . import declarations
 from .context import RuleContext
-from .labels import canonical, compact, varying_dims
+from .labels import canonical, compact, lies_along, varying_dims
 
 REDUCES = 'reduces: '
 """Names of masks of statistics begin with this; then come the function and the line that calls it."""
@@ -52,7 +52,7 @@ class FollowedReductions(TorchFunctionMode):
             or isinstance(site.owner, declarations.Declares)
         ):
             return func(*args, **kwargs)
-        x, dims = reduction.x, self._labelled(reduction)
+        x, dims = reduction.x, self._labelled(func, reduction)
         for dim in dims:
             declarations.note_mask(self._tracer, mask_name(line, dim), x, dim, removes=not reduction.keeps)
         if not dims or func in KNOWN_TO_RULES:
@@ -62,17 +62,20 @@ class FollowedReductions(TorchFunctionMode):
     def _owns(self, module: nn.Module | None) -> bool:
         return module is self._tracer.running and not isinstance(module, declarations.Declares)
 
-    def _labelled(self, reduction: Reduction) -> list[int]:
+    def _labelled(self, func: Any, reduction: Reduction) -> list[int]:
         """The reduced dimensions along which elements lie, if a mask along each of them tells all that go."""
         with _disable_current_modes(), torch.no_grad():
             if self._tracer.is_weight(reduction.x):
                 return []
             labels = canonical(self._tracer.labels(reduction.x))
-            varying = varying_dims(labels)
-            if len(varying) > 1 and self._tracer.store.factors_of(compact(labels)) is None:
-                return []
-            return [dim for dim in varying if dim in reduction.dims]
+            dims = [dim for dim in varying_dims(labels) if dim in reduction.dims]
+            if func in OVER_CHANNELS or self._tracer.store.factors_of(compact(labels)) is not None:
+                return dims
+            return [dim for dim in dims if lies_along(labels, dim)]
 
 
 KNOWN_TO_RULES = {F.layer_norm, torch.layer_norm, F.group_norm, torch.group_norm}
 """Functions whose operation has a rule that follows elements through it where they are masked."""
+
+OVER_CHANNELS = KNOWN_TO_RULES | {F.rms_norm, torch.rms_norm}
+"""Functions that leave no doubt which dimension is that of the channels."""

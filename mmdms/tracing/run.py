@@ -8,25 +8,34 @@ from typing import Any
 from torch import nn
 
 from ..network.example_call import Inputs
+from .attributes import attributes_known
 from .rules import RULES
 from .trace import Trace
 from .tracer import Tracer
 
 
-def trace(model: nn.Module, inputs: Inputs, forward: Callable[..., Any] | None = None) -> Trace:
+def trace(
+    model: nn.Module,
+    inputs: Inputs,
+    forward: Callable[..., Any] | None = None,
+    knows_sizes: Callable[[nn.Module], bool] = lambda module: False,
+) -> Trace:
     """Trace ``model`` on an example input.
 
     Args:
         model: any module, in the mode (train or eval) that should be traced.
         inputs: of the call, as of :meth:`ExampleCall.of`; batch size 1, any values.
         forward: what to call; the model itself if None.
+        knows_sizes: whether the attributes of a module are updated by an adapter when it shrinks.
 
     Returns:
         Axes of parameters, cost terms, block calls and frozen labels.
     """
     try:
-        return Tracer(model, RULES).run(forward or model, inputs)
+        with attributes_known(model, knows_sizes):
+            return Tracer(model, RULES).run(forward or model, inputs)
     except RuntimeError as error:
         if 'saved tensor' not in str(error):
             raise
-    return Tracer(model, RULES).run(forward or model, inputs, keep=True)  # a forward that differentiates itself
+    with attributes_known(model, knows_sizes):
+        return Tracer(model, RULES).run(forward or model, inputs, keep=True)  # a forward that differentiates itself

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
@@ -86,12 +87,14 @@ class BlockCall:
 class Size:
     """An attribute of a module that holds how many elements there are, by ``(module, attribute)``.
 
-    With ``values`` it holds a list instead, with one of these values per position.
+    With ``values`` it holds a list instead, with one of these values per position. There are ``times`` as many
+    elements as it says.
     """
 
     labels: Tensor
     kind: str = 'channels'
     values: tuple[int, ...] | None = None
+    times: Fraction = Fraction(1)
 
 
 @dataclass

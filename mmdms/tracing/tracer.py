@@ -15,6 +15,7 @@ from ..network.example_call import ExampleCall, Inputs
 from ..network.trees import tensors_of
 from ..space.frozen import FreezeReason
 from .attention import UncountedAttention
+from .attributes import FollowedSizes
 from .computed import ComputedWeight
 from .context import Rule
 from .declarations import tracing
@@ -199,7 +200,7 @@ class Tracer(TorchDispatchMode):
         """
         saved = nullcontext() if keep else torch.autograd.graph.saved_tensors_hooks(_drop, _dropped)
         functions = ExitStack()
-        for mode in (UncountedAttention(self), FollowedReductions(self)):
+        for mode in (UncountedAttention(self), FollowedReductions(self), FollowedSizes(self)):
             functions.enter_context(mode)
         with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), functions, self:
             outputs = ExampleCall.of(inputs).run(forward)
