@@ -280,7 +280,8 @@ def mask_weights(model: nn.Module, masked: Mapping[str, Callable[[Tensor], Tenso
         read = {
             attribute: masked[by_id[id(parameter)]]
             for attribute, parameter in module._parameters.items()
-            if by_id.get(id(parameter)) in masked
+            # A table of embeddings outputs channels, also where an output layer that reads them has the same weight.
+            if by_id.get(id(parameter)) in masked and not isinstance(module, nn.Embedding)
         }
         for attribute, weight in read.items():
             module.__dict__[_PREFIX + attribute] = weight

@@ -124,6 +124,8 @@ class FollowedSizes(TorchFunctionMode):
         t, key = self._tracer, (number.module, number.attribute)
         if t.is_weight(x) or t.records.get(x) is None:
             return
+        if number.times != 1 and key in self._unlabelled:
+            return  # a number of repeats, which is fixed, times a size that the forward asked a tensor for
         labels = self._along(canonical(t.extent(x)), dim % x.dim())
         if labels is None:
             return

@@ -40,8 +40,9 @@ class Tracer(TorchDispatchMode):
     an unknown operation costs coverage, never correctness.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule]) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule], heads_in: frozenset[str] = frozenset()) -> None:
         super().__init__()
+        self.heads_in = heads_in
         self.trace = Trace(LabelStore())
         self.store = self.trace.store
         self.parameters = ParameterIndex(model)
@@ -102,6 +103,11 @@ class Tracer(TorchDispatchMode):
         record = self.records.get(tensor)
         return self.parameters.owner(tensor) is not None or (record is not None and record.computed is not None)
 
+    def is_buffer(self, tensor: Tensor) -> bool:
+        """Whether a tensor shows a buffer, a table of frequencies, say."""
+        owner = self.parameters.owner(tensor)
+        return owner is not None and not isinstance(owner[1], nn.Parameter)
+
     def computed(self, tensor: Tensor) -> ComputedWeight | None:
         """How a tensor follows the parameters that it is computed from; None if it does in no way known here."""
         record = self.records.get(tensor)
@@ -140,9 +146,17 @@ class Tracer(TorchDispatchMode):
         if bool(lonely.any()):
             reason = f'{parameter} is used by several calls, some with a fixed size'
             self.freeze(torch.cat([known.labels[lonely], labels[lonely]]), reason)
-        if known.role != role:
+        if known.looked_up and known.role == 'out' and role == 'in':
+            known.role = role  # the table of embeddings is the weight of an output layer too
+        elif known.role != role:
             reason = f'{parameter} is used both as {known.role!r} and as {role!r}'
             self.freeze(torch.cat([known.labels, labels]), reason)
+
+    def look_up(self, parameter: str, labels: Tensor) -> None:
+        """State that rows of a table are looked up, whose dimension 1 follows ``labels``."""
+        known = self.trace.axes.get((parameter, 1))
+        self.axis(parameter, 1, labels, 'out' if known is None else known.role)
+        self.trace.axes[parameter, 1].looked_up = True
 
     def known_axis(self, parameter: str, dim: int) -> Tensor | None:
         """Labels of a parameter's dimension if an earlier call fixed them."""
@@ -289,10 +303,10 @@ class Tracer(TorchDispatchMode):
             self.freeze(labels, f'reaches {call.func}, for which there is no rule')
 
     def _identities(self, call: Call) -> frozenset[str]:
-        """Blocks whose input still passes unchanged (sums and activations keep it)."""
+        """Blocks whose input still passes unchanged (sums, activations and views as other shapes keep it)."""
         tensors, packet = call.tensors, call.func.overloadpacket
         pointwise = is_pointwise(call.func) or self._rules.get(packet) is self._rules['pointwise']
-        if packet not in IDENTITY_OPS and not (len(tensors) == 1 and pointwise):
+        if packet not in IDENTITY_OPS | RESHAPES and not (len(tensors) == 1 and pointwise):
             return frozenset()
         found: frozenset[str] = frozenset()
         for tensor in tensors:
