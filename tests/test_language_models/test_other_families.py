@@ -1,9 +1,12 @@
 """GPT-2, OPT, encoders and encoder-decoders: sizes that their Python holds, shared tables, blocks in tuples."""
 
 import pytest
+import torch
 from helpers.language_models import (
+    GROUPS,
     HEADS,
     INNER,
+    SHARED_KEYS,
     SIZES,
     TOKENS,
     WIDTH,
@@ -86,3 +89,15 @@ def test_t5_shares_one_table_of_positions_between_its_layers():
     assert found['shared'] == ('channels', WIDTH)
     assert [total for kind, total in found.values() if kind == 'channels'] == [WIDTH] + [INNER] * 4
     assert_cut_exactly(model, space, SEVERAL, logits)
+
+
+@pytest.mark.parametrize('kind', ['MixtralForCausalLM', 'Qwen3MoeForCausalLM'])
+def test_mixtures_of_experts(kind):
+    """The inner width of every expert is its own, and all add to one stream; how many experts there are stays."""
+    own = dict(num_local_experts=4) if 'Mixtral' in kind else dict(num_experts=4, moe_intermediate_size=INNER)
+    model = language_model(kind, 'eager', **SIZES, **SHARED_KEYS, num_experts_per_tok=2, **own)
+    many = torch.randint(3, 64, (1, 24), generator=torch.Generator().manual_seed(0))  # each expert has some of them
+    space = mmdms.build_search_space(model, many)
+    in_layer = [('heads', HEADS // GROUPS), *[('channels', INNER)] * 4]
+    assert list(sizes(space).values()) == [('channels', WIDTH), *in_layer, *in_layer, ('depth', 2)]
+    assert_cut_exactly(model, space, many)

@@ -160,7 +160,7 @@ def constant(t: RuleContext, call: Call) -> Tensor | None:
     return per_head(t, call.out.shape)
 
 
-@rule(aten._softmax, aten._log_softmax)
+@rule(aten._softmax, aten._log_softmax, aten._safe_softmax)
 def softmax(t: RuleContext, call: Call) -> Tensor:
     """Softmax over tokens keeps channels apart; over channels it mixes them."""
     x, dim = call.args[:2]

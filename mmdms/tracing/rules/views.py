@@ -188,6 +188,30 @@ def index(t: RuleContext, call: Call) -> Tensor:
     return aten.index(labels, tree_map(lambda leaf: leaf, indices))
 
 
+@rule(aten.index_add, aten.index_add_)
+def index_add(t: RuleContext, call: Call) -> Tensor:
+    """Rows added to some rows of a tensor, as experts add to a stream: what meets at one position is one element.
+
+    Where the tensor carries no element yet, as a new one of zeros, its size is taken to be that of the rows.
+    """
+    x, dim, index, source = call.args[:4]
+    t.freeze(t.labels(index), 'is used as an index')
+    labels, added = canonical(t.elementwise_labels(x)), canonical(t.elementwise_labels(source))
+    if not source.numel():
+        return labels
+    dim %= max(x.dim(), 1)
+    if dim in varying_dims(labels) or dim in varying_dims(added):
+        for own in (labels, added):
+            t.freeze(own, f'is mixed with other elements by {call.func}')
+        return no_labels(call.out.shape)
+    own, other = torch.broadcast_tensors(*(compact(part.narrow(dim, 0, 1)) for part in (labels, added)))
+    t.store.unify(own, other)
+    if bool(own.any()):
+        apart = (own == 0) != (other == 0)
+        t.freeze(torch.where(apart, own + other, 0), f'meets a tensor of fixed size in {call.func}')
+    return torch.maximum(own, other).expand(call.out.shape)
+
+
 @rule(aten.embedding)
 def embedding(t: RuleContext, call: Call) -> Tensor:
     """Rows of a table, looked up by indices that carry no element: the table outputs its second dimension."""
