@@ -58,7 +58,7 @@ class OneAfterTheOther(nn.Module):
 
 
 class Words(nn.Module):
-    """A table, attention, and an output layer that may share the table."""
+    """A table, attention, and an output layer that may share the weight of the table."""
 
     def __init__(self, attention, tied=True):
         super().__init__()
@@ -123,3 +123,19 @@ def test_a_layer_may_be_a_view_of_its_input():
     model = nn.Sequential(nn.Linear(3, 6), Rows(), Rows(), nn.Linear(6, 2))
     space = mmdms.build_search_space(model, torch.rand(1, 4, 3))
     assert [(u.kind, u.total) for u in space.units] == [('channels', 6), ('depth', 2)]
+
+
+def test_a_table_that_a_product_reads_is_masked_there_and_whole_where_it_is_looked_up():
+    class Untold(Words):
+        def forward(self, words):
+            x = self.table(words)
+            return F.linear(x + self.attention(x), self.table.weight)
+
+    torch.manual_seed(0)
+    model, words = Untold(Attention()), torch.tensor([[3, 1, 4, 1, 5]])
+    space = mmdms.build_search_space(model, words)
+    assert [(u.name, u.kind, u.total) for u in space.units] == [
+        ('table', 'channels', DIMS),
+        ('attention.heads', 'heads', 4),
+    ]
+    assert check_parity(model, space, uneven_structure(space, 0, 1, [0, 1]), words).share <= 1e-12
