@@ -34,10 +34,10 @@ class Attention(nn.Module):
 class Joint(nn.Module):
     """One layer for queries, keys and values, which come first in its view; the number of heads is an attribute."""
 
-    def __init__(self):
+    def __init__(self, heads=4):
         super().__init__()
-        self.number_of_heads, self.inner_dim = 4, 16
-        self.qkv, self.out = nn.Linear(DIMS, 48), nn.Linear(16, DIMS)
+        self.number_of_heads, self.inner_dim = heads, heads * WIDTH
+        self.qkv, self.out = nn.Linear(DIMS, 3 * self.inner_dim), nn.Linear(self.inner_dim, DIMS)
 
     def forward(self, x):
         q, k, v = self.qkv(x).view(1, -1, 3, self.number_of_heads, WIDTH).permute(2, 0, 3, 1, 4)
@@ -78,6 +78,7 @@ ATTENTIONS = {
     'fused': (lambda: Attention(fused=True), 'heads', 4),
     'fused, two keys': (lambda: Attention(2, fused=True), 'heads', 2),
     'joint': (Joint, 'number_of_heads', 4),
+    'joint, three heads': (lambda: Joint(3), 'number_of_heads', 3),
     'one after the other': (OneAfterTheOther, 'heads', 4),
 }
 

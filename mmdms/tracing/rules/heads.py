@@ -21,7 +21,10 @@ SIZES = ('dim', 'size', 'width', 'channels', 'features')
 """Words in names of attributes that hold a number of channels."""
 
 JOINT = (2, 3)
-"""Numbers of parts that are queries, keys and values (or keys and values) rather than heads, where heads follow."""
+"""Numbers of parts that are queries, keys and values (or keys and values) rather than heads, where heads follow.
+
+Two parts of three are two heads, each with a query, a key and a value.
+"""
 
 
 def are_heads(t: RuleContext, labels: Tensor, outer: int, inner: list[int]) -> bool:
@@ -29,7 +32,7 @@ def are_heads(t: RuleContext, labels: Tensor, outer: int, inner: list[int]) -> b
     if t.module not in t.heads_in or not inner:
         return False
     narrow = compact(canonical(labels))
-    joint = len(inner) > 1 and labels.size(outer) in JOINT and labels.size(inner[0]) not in JOINT
+    joint = len(inner) > 1 and labels.size(outer) in JOINT and (labels.size(outer), labels.size(inner[0])) != (2, 3)
     return narrow.size(outer) > 1 and not joint
 
 
