@@ -78,6 +78,6 @@ setup(
     # naming one here would install it over the other. `import mmdms` checks
     # the modules that are really there.
     install_requires=read_requirements('runtime'),
-    extras_require={name: read_requirements(name) for name in ('commands', 'demo', 'tests', 'benchmark')},
+    extras_require={name: read_requirements(name) for name in ('commands', 'demo', 'llm', 'tests', 'benchmark')},
     zip_safe=False,
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .adapters.base import adapt, fused, groups, streams
+from .adapters.base import adapt, fused, groups, knows_sizes, streams
 from .masks.channel_masks import has_masks, without_masks
 from .network.copying import copy_network
 from .network.example_call import ExampleCall, Inputs, name_of
@@ -71,7 +71,7 @@ def build_search_space(
     example.check(function)
     adapt(probe, masked=True)
     call = _checked(function)
-    found = trace(probe, example, call)
+    found = trace(probe, example, call, knows_sizes)
     if flops_inputs is not None:
         scale_costs(found, call, flops_inputs)
     found.together, found.streams, found.fused = groups(probe), streams(probe), fused(probe)

@@ -25,6 +25,7 @@ from . import shuffle as shuffle
 from . import standardised as standardised
 from . import swin as swin
 from . import tnt as tnt
+from . import transformers as transformers
 from . import twins as twins
 from . import van as van
 from . import vig as vig

@@ -20,7 +20,7 @@ else:
     _Mixin = object
 
 
-class Adapter(_Mixin):
+class Adapter(declarations.Declares, _Mixin):
     """Describes one module type; register a subclass in ``ADAPTERS``.
 
     Most modules need none: what their operations do to channels is traced. A
@@ -34,14 +34,15 @@ class Adapter(_Mixin):
 
     Attributes:
         adapts: the module type, or its dotted name, so that a package need not be
-            installed. Subclasses are adapted too, unless they have a forward of their own.
+            installed, or the dotted names of several types. Subclasses are adapted too, unless they have a forward
+            of their own.
         only_masked: the adapter is needed for masks alone; subnets keep the module's own forward.
         together: name of a child that holds blocks -> how many neighbours in it go or stay together.
         streams: of a block that hands on its first arguments in a tuple, their number.
         fused: names of children that a deployment fuses into others; they cost nothing.
     """
 
-    adapts: ClassVar[type[nn.Module] | str]
+    adapts: ClassVar[type[nn.Module] | str | tuple[str, ...]]
     only_masked: ClassVar[bool] = False
     together: ClassVar[dict[str, int]] = {}
     streams: ClassVar[int] = 1
@@ -55,6 +56,13 @@ class Adapter(_Mixin):
 
         Args:
             old: shapes that the module's own parameters and buffers had, by attribute, of those that shrank.
+        """
+
+    def blocks_removed(self, names: list[str]) -> None:
+        """Update attributes once blocks inside this module were removed from a subnet.
+
+        Args:
+            names: of all removed blocks that are part of this module, as seen from it.
         """
 
     # ---- for use in ``forward`` ----------------------------------------------------
@@ -152,8 +160,13 @@ def adapters_of(kind: type[nn.Module]) -> Iterator[AnyAdapter]:
     registered = list(_registered())
     for base in reversed(kind.__mro__):
         for adapter in registered:
-            if adapter.adapts in (base, f'{base.__module__}.{base.__qualname__}'):
+            if _is_for(adapter, base):
                 yield adapter
+
+
+def _is_for(adapter: AnyAdapter, kind: type) -> bool:
+    names = adapter.adapts if isinstance(adapter.adapts, tuple) else (adapter.adapts,)
+    return kind in names or f'{kind.__module__}.{kind.__qualname__}' in names
 
 
 def forward_adapter(kind: type[nn.Module]) -> tuple[AnyAdapter, type[nn.Module]] | None:
@@ -164,7 +177,7 @@ def forward_adapter(kind: type[nn.Module]) -> tuple[AnyAdapter, type[nn.Module]]
         if getattr(base, 'forward', None) is not kind.forward:
             continue  # a subclass has a forward of its own
         for adapter in registered:
-            if adapter.adapts in (base, f'{base.__module__}.{base.__qualname__}'):
+            if _is_for(adapter, base):
                 found = adapter, base
     return found
 
@@ -191,13 +204,18 @@ def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None
         adapter = cache[kind]
         if adapter is None or (adapter.only_masked and not masked) or only not in (None, adapter):
             continue
-        before = _attributes(module)
-        module.__class__ = _adapted_class(kind, adapter)
-        adapter.setup(module)  # type: ignore[arg-type]
-        if undoable:
-            after = _attributes(module)
-            replaced = {name: value for name, value in before.items() if after[name] is not value}
-            module.__dict__[UNDO] = [name for name in after if name not in before], replaced
+        adapt_module(module, adapter, undoable)
+
+
+def adapt_module(module: nn.Module, adapter: AnyAdapter, undoable: bool = False) -> None:
+    """Give one module the forward of an adapter, in place; ``undoable`` as of :func:`adapt`."""
+    before = _attributes(module)
+    module.__class__ = _adapted_class(type(module), adapter)
+    adapter.setup(module)  # type: ignore[arg-type]
+    if undoable:
+        after = _attributes(module)
+        replaced = {name: value for name, value in before.items() if after[name] is not value}
+        module.__dict__[UNDO] = [name for name in after if name not in before], replaced
 
 
 def unadapt(model: nn.Module) -> None:
@@ -223,6 +241,11 @@ UNDO = '_mmdms_undo'
 
 _STORES = frozenset(nn.Module().__dict__) - {'training'}
 """What every module holds its parameters, buffers, children and hooks in."""
+
+
+def knows_sizes(module: nn.Module) -> bool:
+    """Whether adapters keep the attributes of a module up to date."""
+    return next(adapters_of(type(module)), None) is not None
 
 
 def foreign_adapters(model: nn.Module) -> list[AnyAdapter]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..ops.norms import masked_layer_norm
+from ..ops.norms import masked_group_norm, masked_layer_norm
 from ..registry import ADAPTERS
 from .base import Adapter
 from .layers import Shapes
@@ -78,13 +78,7 @@ class GroupNormAdapter(Adapter):
         mask = self.follow('channels', x, 1) if self.num_groups == 1 and self.weight is not None else None
         if mask is None:
             return super().forward(x)
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        share = (mask / mask.sum()).to(x.dtype).view(shape)
-        rest = tuple(range(2, x.dim()))
-        centred = x - ((x.mean(rest, keepdim=True) if rest else x) * share).sum(1, keepdim=True)
-        square = centred.square()
-        variance = ((square.mean(rest, keepdim=True) if rest else square) * share).sum(1, keepdim=True)
-        return centred * torch.rsqrt(variance + self.eps) * self.weight.view(shape) + self.bias.view(shape)
+        return masked_group_norm(x, mask, self.weight, self.bias, self.eps)
 
     def resized(self, old: Shapes) -> None:
         """Channels follow the scale; groups keep their size, and their number follows."""

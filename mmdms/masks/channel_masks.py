@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..adapters.base import MASKS as INNER_MASKS
 from ..adapters.base import adapt, unadapt
+from ..adapters.reductions import mask_reductions
 from ..errors import ConfigError, StructureError
 from ..network.copying import copy_network
 from ..network.made_classes import RECIPE, reduce_made
@@ -34,7 +35,8 @@ class MaskedWeight:
     """What one property multiplies: the axes of a parameter that contract over elements.
 
     With ``gate``, an element of a depth unit, the parameter ends the branch of a block: it is gated here.
-    While it is ``idle``, the input of its layer is masked in its stead (see :meth:`of_input`).
+    While it is ``idle``, the parameter is read as it is: the input of its layer is masked in its stead (see
+    :meth:`of_input`), or its rows are looked up.
     In evaluation, under masks that stay, the product is kept for as long as
     masks and weight are what they were; the next training step lets go of it.
     """
@@ -209,11 +211,32 @@ def _masked_forward(kind: type[nn.Module], dim: int) -> Callable[[nn.Module, Ten
     return forward
 
 
+def _look_up(kind: type[nn.Module]) -> Callable[..., Any]:
+    """Forward of a table of embeddings that looks rows up as they are.
+
+    It outputs channels. Whoever reads channels by the same weight, as an output layer does, finds it masked.
+    """
+
+    def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        weight = module.__dict__[_PREFIX + 'weight']
+        if not isinstance(weight, MaskedWeight):
+            return kind.forward(module, *args, **kwargs)
+        weight.idle = True
+        try:
+            return kind.forward(module, *args, **kwargs)
+        finally:
+            weight.idle = False
+
+    return forward
+
+
 def _masked_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
     namespace: dict[str, Any] = {name: _masked_property(name) for name in attributes}
     namespace.update({RECIPE: (_masked_class, kind, attributes), '__reduce_ex__': reduce_made})
     if 'weight' in attributes and kind.forward in INPUT_DIMS:
         namespace['forward'] = _masked_forward(kind, INPUT_DIMS[kind.forward])
+    if 'weight' in attributes and issubclass(kind, nn.Embedding):
+        namespace['forward'] = _look_up(kind)
     namespace.update(_mmdms_base=kind, __module__=kind.__module__, __qualname__=kind.__qualname__)
     return type(kind.__name__, (kind,), namespace)
 
@@ -232,6 +255,7 @@ class Masks:
         for mask in space.inner:
             installed = model.get_submodule(mask.module).__dict__.setdefault(INNER_MASKS, {})
             installed[mask.name] = ModuleMaskValue(self.bank, mask.elements)
+        mask_reductions(model)
         wanted: dict[str, list[tuple[int, Tensor]]] = {}
         for axis in space.axes:
             if (axis.role == 'in' or axis.masked) and bool((axis.elements != FIXED).any()):

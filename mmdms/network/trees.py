@@ -18,7 +18,8 @@ def tensors_of(value: Any) -> list[Tensor]:
     """All tensors in a value, in a fixed order.
 
     They are looked for in lists, tuples, dicts and other mappings, in what PyTorch knows how to flatten (outputs of
-    Hugging Face's models among it), in dataclasses, and in the attributes of other objects.
+    Hugging Face's models among it), in dataclasses, and in the attributes of other objects. A cache of keys and values
+    is left out: it is the state of layers, and their size is their own.
     """
     found: list[Tensor] = []
     _collect(value, found, {})
@@ -79,7 +80,7 @@ def _collect(value: Any, found: list[Tensor], seen: dict[int, Any]) -> None:
     if isinstance(value, Tensor):
         found += value.unbind() if value.is_nested else [value]
         return
-    if id(value) in seen:
+    if id(value) in seen or _is_cache(value):
         return
     seen[id(value)] = value
     for child in _children(value):
@@ -99,6 +100,14 @@ def _children(value: Any) -> list[Any]:
     if dataclasses.is_dataclass(value):
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
     return list(getattr(value, '__dict__', {}).values())
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether a value holds the keys and values that layers of attention keep between calls, which no one else reads.
+
+    Told by its methods, as Hugging Face's ``Cache`` and its kinds have them.
+    """
+    return all(callable(getattr(type(value), method, None)) for method in ('update', 'get_seq_length'))
 
 
 def _flatten(value: Any) -> tuple[list[Any] | None, Any]:

@@ -1,4 +1,4 @@
-"""Layer norm over the channels that stay, in few passes."""
+"""Layer norm and group norm over the channels that stay, in few passes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ def masked_layer_norm(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | No
     shift = None if bias is None else bias.to(wide)
     normed: Tensor = _MaskedLayerNorm.apply(rows, mask.to(wide), weight.to(wide), shift, eps)
     return normed.view(x.shape).to(dtype)
+
+
+def masked_group_norm(x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Group norm over one group of ``x`` (B, C, ...) under a mask (C,)."""
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    share = (mask / mask.sum()).to(x.dtype).view(shape)
+    rest = tuple(range(2, x.dim()))
+    centred = x - ((x.mean(rest, keepdim=True) if rest else x) * share).sum(1, keepdim=True)
+    square = centred.square()
+    variance = ((square.mean(rest, keepdim=True) if rest else square) * share).sum(1, keepdim=True)
+    normed = centred * torch.rsqrt(variance + eps)
+    normed = normed if weight is None else normed * weight.view(shape)
+    return normed if bias is None else normed + bias.view(shape)
 
 
 class _MaskedLayerNorm(torch.autograd.Function):

@@ -61,13 +61,23 @@ def _with_parents(name: str) -> Iterable[str]:
 
 
 def set_sizes(model: nn.Module, sizes: Mapping[str, int | Sequence[int]]) -> None:
-    """Set attributes of modules that hold sizes, or list positions, by ``'module.attribute'``."""
+    """Set attributes of modules that hold sizes, or list positions, by ``'module.attribute'``.
+
+    ``'module.attribute[0]'`` is the first item of a tuple.
+    """
     for name, value in sizes.items():
-        module, _, attribute = name.rpartition('.')
-        setattr(model.get_submodule(module), attribute, value)
+        module_name, _, attribute = name.rpartition('.')
+        module = model.get_submodule(module_name)
+        attribute, _, place = attribute.partition('[')
+        if place:
+            items = list(getattr(module, attribute))
+            items[int(place.rstrip(']'))] = value
+            setattr(module, attribute, tuple(items))
+        else:
+            setattr(module, attribute, value)
 
 
-def remove_blocks(model: nn.Module, names: Iterable[str], tuples: Collection[str] = ()) -> None:
+def remove_blocks(model: nn.Module, names: Collection[str], tuples: Collection[str] = ()) -> None:
     """Put a :class:`Passthrough` in the place of every named block, in place.
 
     Args:
@@ -78,6 +88,18 @@ def remove_blocks(model: nn.Module, names: Iterable[str], tuples: Collection[str
         block = model.get_submodule(name)
         streams = streams_of(type(block))
         setattr(model.get_submodule(parent), child, pass_through(block, streams, streams > 1 or name in tuples))
+    _tell_holders(model, names)
+
+
+def _tell_holders(model: nn.Module, removed: Collection[str]) -> None:
+    """Have adapters of the modules around removed blocks update attributes."""
+    holders = {holder for name in removed for holder in _with_parents(name)} - set(removed)
+    for holder in sorted(holders, key=lambda name: -name.count('.') if name else 1):  # children first
+        module = model.get_submodule(holder)
+        inside = f'{holder}.' if holder else ''
+        own = [name.removeprefix(inside) for name in removed if name.startswith(inside)]
+        for adapter in adapters_of(type(module)):
+            adapter.blocks_removed(module, own)  # type: ignore[arg-type]
 
 
 def reset_parameters(model: nn.Module, names: Iterable[str]) -> None:

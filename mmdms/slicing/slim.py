@@ -51,7 +51,10 @@ def kept_sizes(space: SearchSpace, mask: Tensor) -> dict[str, int | list[int]]:
     for size in space.sizes:
         stay = kept(size.elements, mask)
         name = f'{size.module}.{size.attribute}' if size.module else size.attribute
-        found[name] = int(stay.sum()) if size.values is None else [size.values[i] for i in stay.nonzero().flatten()]
+        if size.values is None:
+            found[name] = int(int(stay.sum()) / size.times)
+        else:
+            found[name] = [size.values[i] for i in stay.nonzero().flatten()]
     return found
 
 

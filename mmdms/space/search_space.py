@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -39,13 +40,15 @@ class ParameterAxis:
 class ModuleSize:
     """An attribute of a module that holds a number of kept positions; ``elements`` as in :class:`ParameterAxis`.
 
-    With ``values``, one per position, it holds those of the kept positions.
+    With ``values``, one per position, it holds those of the kept positions. There are ``times`` as many positions as
+    it says. ``'shape[0]'`` is the first item of the tuple ``shape``.
     """
 
     module: str
     attribute: str
     elements: Tensor
     values: tuple[int, ...] | None = None
+    times: Fraction = Fraction(1)
 
 
 @dataclass

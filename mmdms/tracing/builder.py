@@ -63,7 +63,10 @@ class SearchSpaceBuilder:
             ParameterAxis(a.parameter, a.dim, a.role, self._of(element, a.labels), a.masked)
             for a in trace.axes.values()
         ]
-        sizes = [ModuleSize(*key, self._of(element, size.labels), size.values) for key, size in trace.sizes.items()]
+        sizes = [
+            ModuleSize(*key, self._of(element, size.labels), size.values, size.times)
+            for key, size in trace.sizes.items()
+        ]
         inner = [ModuleMask(*key, self._of(element, mask.labels)) for key, mask in trace.inner.items()]
         dimensions = Dimensions(self.model, trace)
         held = find_held(dimensions, self.elements, frozen, element)

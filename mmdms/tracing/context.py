@@ -24,6 +24,7 @@ class RuleContext(Protocol):
         store: all labels, and which of them are one.
         parameters: finds the parameter that a tensor shows.
         records: labels of every tensor that the network holds.
+        heads_in: names of modules whose views of channels as several parts are known to be heads.
         last_frozen: why elements were frozen last by the operation that is followed; None if none were.
     """
 
@@ -31,6 +32,7 @@ class RuleContext(Protocol):
     store: LabelStore
     parameters: ParameterIndex
     records: TensorRecords
+    heads_in: frozenset[str]
     last_frozen: FreezeReason | None
 
     @property
@@ -40,6 +42,9 @@ class RuleContext(Protocol):
     @property
     def running(self) -> nn.Module:
         """The module that is running."""
+
+    def numbered(self, line: str) -> str:
+        """A line that calls something, numbered within this call of the module that is running."""
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
@@ -52,6 +57,9 @@ class RuleContext(Protocol):
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer, or computed from such."""
+
+    def is_buffer(self, tensor: Tensor) -> bool:
+        """Whether a tensor shows a buffer."""
 
     def computed(self, tensor: Tensor) -> ComputedWeight | None:
         """How a tensor follows the parameters that it is computed from; None if it does in no way known here."""
@@ -70,6 +78,9 @@ class RuleContext(Protocol):
 
     def axis(self, parameter: str, dim: int, labels: Tensor, role: str, masked: bool = False) -> None:
         """State that dimension ``dim`` of ``parameter`` follows ``labels``; the rest as of :class:`Axis`."""
+
+    def look_up(self, parameter: str, labels: Tensor) -> None:
+        """State that rows of a table are looked up, whose dimension 1 follows ``labels``."""
 
     def known_axis(self, parameter: str, dim: int) -> Tensor | None:
         """Labels of a parameter's dimension if an earlier call fixed them."""

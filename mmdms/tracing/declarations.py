@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .context import RuleContext
-from .labels import compact, no_labels, varying_dims
+from .labels import canonical, compact, no_labels, varying_dims
 from .trace import InnerMask, Size
+
+
+class Declares:
+    """Base of classes of modules whose own forward tells the tracer what it masks."""
+
 
 _active: list[RuleContext] = []
 
@@ -137,9 +142,13 @@ def _mask(tracer: RuleContext, name: str, labels: Tensor, removes: bool) -> None
 def axis_labels(tracer: RuleContext, labels: Tensor, dim: int) -> Tensor:
     """Labels per index of a dimension; of products those of the factor that lies along it.
 
-    Elements that are no products and share an index are unified.
+    Elements that are no products and share an index are unified. Where elements lie along other dimensions alone
+    (whole heads, say), none lies along this one.
     """
     if tracer.store.factors_of(compact(labels)) is None:
+        dims = varying_dims(canonical(labels))
+        if dims and dim % labels.dim() not in dims:
+            return no_labels((labels.size(dim),))
         return tracer.store.along(labels, dim)
     return _factor_along(tracer, labels, dim)
 

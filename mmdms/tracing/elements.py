@@ -34,7 +34,7 @@ class Elements:
 
     def with_role(self, role: str) -> set[int]:
         """Classes along some axis of a role."""
-        return set().union(*(self.factors(axis.labels) for axis in self.trace.axes.values() if axis.role == role))
+        return set().union(*(self.factors(a.labels) for a in self.trace.axes.values() if _has_role(a, role)))
 
     def removable(self) -> set[int]:
         """Classes that some mask takes out of all that follows."""
@@ -42,7 +42,9 @@ class Elements:
 
     def heads(self) -> set[int]:
         """Classes that are heads."""
-        return set().union(*(self.factors(s.labels) for s in self.trace.sizes.values() if s.kind == 'heads'))
+        counted = [size.labels for size in self.trace.sizes.values() if size.kind == 'heads']
+        seen = [labels for views in self.trace.heads.values() for labels in views]
+        return set().union(*(self.factors(labels) for labels in [*counted, *seen]))
 
     @cached_property
     def producers(self) -> dict[int, str]:
@@ -61,8 +63,11 @@ class Elements:
         for (module, attribute), size in sizes:
             for member in self.factors(size.labels):
                 found.setdefault(member, f'{module}.{attribute}' if module else attribute)
+        for module, views in self.trace.heads.items():
+            for member in set().union(*map(self.factors, views)):
+                found.setdefault(member, f'{module}.heads' if module else 'heads')
         for axis in self.trace.axes.values():
-            if axis.role == 'out':
+            if axis.produces:
                 single = self.classes.factors[self.classes.of(axis.labels)]
                 for member in single[single[:, 1] < 0][:, 0].tolist():
                     found.setdefault(member, axis.module)
@@ -74,7 +79,7 @@ class Elements:
     def _first_modules(self, roles: tuple[str, ...]) -> dict[int, str]:
         found: dict[int, str] = {}
         for axis in self.trace.axes.values():
-            if axis.role in roles:
+            if any(_has_role(axis, role) for role in roles):
                 for member in self.factors(axis.labels):
                     found.setdefault(member, axis.module)
         return found
@@ -110,6 +115,10 @@ class Elements:
     def _same_vector(self, axis: Axis, classes: np.ndarray) -> bool:
         """Whether an axis is that of a vector whose entries, used elementwise, are of these classes (n,)."""
         return axis.role == 'through' and np.array_equal(self.classes.of(axis.labels), classes)
+
+
+def _has_role(axis: Axis, role: str) -> bool:
+    return axis.produces if role == 'out' else axis.role == role
 
 
 def _single_dim(classes: np.ndarray, met: np.ndarray) -> int | None:

@@ -99,7 +99,7 @@ class FrozenElements:
     def freeze_single(self, group: Group) -> None:
         """Have the one element of a group stay, as a unit keeps one; it counts for all positions that it has."""
         (member,) = group.members
-        outputs = [axis for axis in self.elements.trace.axes.values() if axis.role == 'out']
+        outputs = [axis for axis in self.elements.trace.axes.values() if axis.produces]
         counts = [(self.elements.classes.elements(axis.labels) == member).any(1).sum() for axis in outputs]
         count = 1 if group.kind == 'heads' else int(max(counts))
         said = TOGETHER.format(count) if count > 1 else SINGLE.format({'heads': 'head'}.get(group.kind, 'channel'))
@@ -112,7 +112,7 @@ class FrozenElements:
 
     def _freeze_left_out(self, selects: Callable[[str], bool]) -> None:
         for axis in self.elements.trace.axes.values():
-            if axis.role == 'out' and not selects(axis.module):
+            if axis.produces and not selects(axis.module):
                 reason = FreezeReason(axis.module, 'is left out by include and exclude patterns')
                 self.freeze(self.elements.factors(axis.labels), reason)
 
@@ -120,7 +120,7 @@ class FrozenElements:
         """Elements that no weight reads: a mask could not remove them."""
         unread = set(self.elements.producers) - self.elements.removable()
         for axis in self.elements.trace.axes.values():
-            if axis.role == 'out':
+            if axis.produces:
                 members = self.elements.factors(axis.labels) & unread
                 self.freeze(members, FreezeReason(axis.module, 'its channels are read by no weight'))
 

@@ -51,6 +51,23 @@ def varying_dims(labels: Tensor) -> list[int]:
     return [dim for dim, size in enumerate(compact(labels).shape) if size > 1]
 
 
+def lies_along(labels: Tensor, dim: int) -> bool:
+    """Whether canonical labels differ along ``dim`` in what they are, and along other dimensions, if so, in name only.
+
+    Tokens of a stream that are made by different layers have labels of their own, until a sum or a norm unifies them.
+    """
+    varying = varying_dims(labels)
+    apart = [other for other in varying if _apart(compact(labels), other)] if len(varying) > 1 else varying
+    return apart == [dim]
+
+
+def _apart(labels: Tensor, dim: int) -> bool:
+    """Whether no two positions along ``dim`` share a label."""
+    rows = labels.movedim(dim, 0).reshape(labels.size(dim), -1).sort(1)[0]
+    found = rows[(rows > 0) & torch.cat([torch.ones_like(rows[:, :1], dtype=torch.bool), rows.diff() != 0], 1)]
+    return len(found) == len(torch.unique(found))
+
+
 def named(labels: Tensor) -> Tensor:
     """Every element that a tensor of labels names, once, in ascending order, shape (elements,)."""
     narrow = compact(labels)

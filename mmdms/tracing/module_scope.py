@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from ..network.call_sites import Occurrences
 from .context import RuleContext
 from .residual_branches import BranchFinder
 from .tensor_records import Record
@@ -25,12 +26,17 @@ class Watcher:
         self._tracer = tracer
         self._branches = branches
         self._path: list[str] = []
+        self._lines: list[Occurrences] = []  # of every module that runs
         self._calls: Counter[str] = Counter()
 
     @property
     def module(self) -> str:
         """Dotted name of the module that is running."""
         return self._path[-1] if self._path else ''
+
+    def numbered(self, line: str) -> str:
+        """A line that calls something, numbered within this call of the module that is running."""
+        return self._lines[-1].name(line) if self._lines else line
 
     @contextmanager
     def inside(self, module: str) -> Iterator[None]:
@@ -65,6 +71,7 @@ class Watcher:
 
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
             self._path.append(name)
+            self._lines.append(Occurrences())
             self._calls[name] += 1
             entries: list[tuple[Tensor, Record, int] | None] = []
             for place, given in enumerate(args if in_row else ()):
@@ -81,6 +88,7 @@ class Watcher:
                 with _disable_current_modes():
                     self._tracer.notice(output)  # an invisible operation is reported under the module that ran it
             self._path.pop()
+            self._lines.pop()
             if in_row:
                 self._branches.leave(name, output)
             entries = entered.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,8 @@ class Axis:
     mask on this dimension removes them), ``'out'`` where it produces them, and
     ``'through'`` where it acts on each of them separately. An axis may be ``masked``
     in another role than ``'in'``, where a norm of a weight must not see what is gone.
+    The rows of a table of embeddings produce elements where they are ``looked_up``; the table may be the weight of
+    an output layer too, which contracts over the same elements.
     """
 
     parameter: str
@@ -27,6 +30,12 @@ class Axis:
     role: str
     module: str
     masked: bool = False
+    looked_up: bool = False
+
+    @property
+    def produces(self) -> bool:
+        """Whether the parameter outputs the elements."""
+        return self.role == 'out' or self.looked_up
 
 
 @dataclass
@@ -86,12 +95,14 @@ class BlockCall:
 class Size:
     """An attribute of a module that holds how many elements there are, by ``(module, attribute)``.
 
-    With ``values`` it holds a list instead, with one of these values per position.
+    With ``values`` it holds a list instead, with one of these values per position. There are ``times`` as many
+    elements as it says.
     """
 
     labels: Tensor
     kind: str = 'channels'
     values: tuple[int, ...] | None = None
+    times: Fraction = Fraction(1)
 
 
 @dataclass
@@ -120,6 +131,9 @@ class Trace:
     together: dict[str, int] = field(default_factory=dict)  # container -> how many neighbours go or stay together
     streams: dict[str, int] = field(default_factory=dict)  # blocks that hand on several of their arguments -> how many
     sizes: dict[tuple[str, str], Size] = field(default_factory=dict)
+    divided: set[str] = field(default_factory=set)  # modules that view channels as several parts
+    contracted: set[str] = field(default_factory=set)  # modules that sum a product of two activations over channels
+    heads: dict[str, list[Tensor]] = field(default_factory=dict)  # module -> labels along heads that it views
     inner: dict[tuple[str, str], InnerMask] = field(default_factory=dict)
     fused: set[str] = field(default_factory=set)  # modules that a deployment fuses into others
     uncounted: dict[str, str] = field(default_factory=dict)

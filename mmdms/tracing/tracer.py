@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ..network.example_call import ExampleCall, Inputs
 from ..network.trees import tensors_of
 from ..space.frozen import FreezeReason
 from .attention import UncountedAttention
+from .attributes import FollowedSizes
 from .computed import ComputedWeight
 from .context import Rule
 from .declarations import tracing
@@ -24,6 +25,7 @@ from .layer_weights import of_parameter
 from .module_scope import Watcher
 from .op_sets import IDENTITY_OPS, MOVES, RESHAPES, Call, is_pointwise, without_values
 from .parameters import ParameterIndex, layer_of
+from .reductions import FollowedReductions
 from .residual_branches import BranchFinder
 from .tensor_records import Pending, Record, TensorRecords, grad_fn
 from .trace import Axis, CostTerm, Operation, Trace
@@ -38,8 +40,9 @@ class Tracer(TorchDispatchMode):
     an unknown operation costs coverage, never correctness.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule]) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule], heads_in: frozenset[str] = frozenset()) -> None:
         super().__init__()
+        self.heads_in = heads_in
         self.trace = Trace(LabelStore())
         self.store = self.trace.store
         self.parameters = ParameterIndex(model)
@@ -57,6 +60,10 @@ class Tracer(TorchDispatchMode):
     def module(self) -> str:
         """Dotted name of the module that is running."""
         return self._watcher.module
+
+    def numbered(self, line: str) -> str:
+        """A line that calls something, numbered within this call of the module that is running."""
+        return self._watcher.numbered(line)
 
     def labels(self, tensor: Tensor) -> Tensor:
         """Labels of ``tensor``, of its shape."""
@@ -96,6 +103,11 @@ class Tracer(TorchDispatchMode):
         record = self.records.get(tensor)
         return self.parameters.owner(tensor) is not None or (record is not None and record.computed is not None)
 
+    def is_buffer(self, tensor: Tensor) -> bool:
+        """Whether a tensor shows a buffer, a table of frequencies, say."""
+        owner = self.parameters.owner(tensor)
+        return owner is not None and not isinstance(owner[1], nn.Parameter)
+
     def computed(self, tensor: Tensor) -> ComputedWeight | None:
         """How a tensor follows the parameters that it is computed from; None if it does in no way known here."""
         record = self.records.get(tensor)
@@ -134,9 +146,17 @@ class Tracer(TorchDispatchMode):
         if bool(lonely.any()):
             reason = f'{parameter} is used by several calls, some with a fixed size'
             self.freeze(torch.cat([known.labels[lonely], labels[lonely]]), reason)
-        if known.role != role:
+        if known.looked_up and known.role == 'out' and role == 'in':
+            known.role = role  # the table of embeddings is the weight of an output layer too
+        elif known.role != role:
             reason = f'{parameter} is used both as {known.role!r} and as {role!r}'
             self.freeze(torch.cat([known.labels, labels]), reason)
+
+    def look_up(self, parameter: str, labels: Tensor) -> None:
+        """State that rows of a table are looked up, whose dimension 1 follows ``labels``."""
+        known = self.trace.axes.get((parameter, 1))
+        self.axis(parameter, 1, labels, 'out' if known is None else known.role)
+        self.trace.axes[parameter, 1].looked_up = True
 
     def known_axis(self, parameter: str, dim: int) -> Tensor | None:
         """Labels of a parameter's dimension if an earlier call fixed them."""
@@ -193,8 +213,10 @@ class Tracer(TorchDispatchMode):
         dropped, or kept on request.
         """
         saved = nullcontext() if keep else torch.autograd.graph.saved_tensors_hooks(_drop, _dropped)
-        counting = UncountedAttention(self)
-        with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), counting, self:
+        functions = ExitStack()
+        for mode in (UncountedAttention(self), FollowedReductions(self), FollowedSizes(self)):
+            functions.enter_context(mode)
+        with self._watcher.watching(), torch.enable_grad(), saved, tracing(self), functions, self:
             outputs = ExampleCall.of(inputs).run(forward)
         for tensor in tensors_of(outputs):
             self.freeze(self.labels(tensor), 'reaches an output of the network')
@@ -281,10 +303,10 @@ class Tracer(TorchDispatchMode):
             self.freeze(labels, f'reaches {call.func}, for which there is no rule')
 
     def _identities(self, call: Call) -> frozenset[str]:
-        """Blocks whose input still passes unchanged (sums and activations keep it)."""
+        """Blocks whose input still passes unchanged (sums, activations and views as other shapes keep it)."""
         tensors, packet = call.tensors, call.func.overloadpacket
         pointwise = is_pointwise(call.func) or self._rules.get(packet) is self._rules['pointwise']
-        if packet not in IDENTITY_OPS and not (len(tensors) == 1 and pointwise):
+        if packet not in IDENTITY_OPS | RESHAPES and not (len(tensors) == 1 and pointwise):
             return frozenset()
         found: frozenset[str] = frozenset()
         for tensor in tensors:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,7 +144,7 @@ class Verifier:
                 )
             except Exception as error:  # a forward with sizes of its own may raise anything
                 what = (str(error).splitlines() or [''])[0]
-                self.last_problem = f'the sliced network does not run: {type(error).__name__}: {what}'
+                self.last_problem = f'the sliced network does not run: {type(error).__name__}: {what}{_line(error)}'
                 return self.last_problem
             if not parity.holds:
                 self.last_problem = f'the sliced network differs from the masked one by {parity.max_abs_diff:.3g}'
@@ -151,6 +153,19 @@ class Verifier:
             self.last_problem = problem
             return problem
         return None
+
+
+def _line(error: Exception) -> str:
+    """The line of the network's own source where an error arose, for a message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not Path(frame.filename).is_relative_to(PYTORCH)]
+    own = [frame for frame in own if not Path(frame.filename).is_relative_to(MMDMS)]
+    if not own:
+        return ''
+    return f' (in {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line})'
+
+
+PYTORCH, MMDMS = Path(torch.__file__).parent, Path(__file__).parents[1]
 
 
 def wrong_branches(

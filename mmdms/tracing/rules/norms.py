@@ -40,8 +40,10 @@ def layer_norm(t: RuleContext, call: Call) -> list[Tensor]:
     """Layer norm over the last dimension; its module must take its statistics over what stays."""
     x, shape, *vectors = call.args[:4]
     labels = t.labels(x)
+    if len(shape) != 1:
+        return _mixed_by_norm(t, call, labels, 'layer norm')
     axis = axis_labels(t, labels, x.dim() - 1)
-    if len(shape) != 1 or not t.masks_itself(axis):
+    if not t.masks_itself(axis):
         return _mixed_by_norm(t, call, labels, 'layer norm')
     for vector in vectors:
         per_channel(t, vector, axis)

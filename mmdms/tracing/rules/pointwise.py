@@ -8,6 +8,7 @@ from torch import Tensor
 from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
 from ..op_sets import Call
+from .heads import per_head
 from .table import RULES, rule
 
 aten = torch.ops.aten
@@ -27,7 +28,7 @@ def pointwise(t: RuleContext, call: Call) -> Tensor:
     found = [t.elementwise_labels(operand) for operand in operands]
     for position, own in enumerate(found):
         others = [other for i, other in enumerate(found) if i != position]
-        crosses = t.parameters.owner(operands[position]) is not None and _crosses(own, others, shape)
+        crosses = t.is_weight(operands[position]) and _crosses(own, others, shape)
         if crosses or _spreads(own, others, shape):
             t.freeze(own, f'is spread over other channels by {call.func}')
             found[position] = no_labels(own.shape)
@@ -100,7 +101,14 @@ def constant_like(t: RuleContext, call: Call) -> Tensor:
     return t.elementwise_labels(call.args[0])
 
 
-@rule(aten.clone, aten.contiguous, aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.bernoulli_)
+@rule(aten.clone, aten._to_copy)
+def copied(t: RuleContext, call: Call) -> Tensor:
+    """The same values in memory of their own: a parameter in another type is used elementwise like itself."""
+    x = call.args[0]
+    return t.labels(x) if t.is_buffer(x) else t.elementwise_labels(x)
+
+
+@rule(aten.contiguous, aten.detach, aten.alias, aten.lift_fresh, aten.bernoulli_)
 def same(t: RuleContext, call: Call) -> Tensor:
     """The same values, in a tensor of their own or not."""
     return t.labels(call.args[0])
@@ -144,12 +152,15 @@ def fill_(t: RuleContext, call: Call) -> Tensor:
     aten.scalar_tensor, aten.empty_like, aten.rand_like, aten.randn_like,
     aten.new_empty, aten.new_zeros, aten.new_ones, aten.new_full, aten.empty_strided, aten.new_empty_strided,
 )  # fmt: skip
-def constant(t: RuleContext, call: Call) -> None:
-    """A new tensor that carries no element (its size is fixed until an operation says otherwise)."""
-    return None
+def constant(t: RuleContext, call: Call) -> Tensor | None:
+    """A new tensor that carries no element (its size is fixed until an operation says otherwise).
+
+    In a module of attention heads a constant may be as large as they are many, by an attribute that follows them.
+    """
+    return per_head(t, call.out.shape)
 
 
-@rule(aten._softmax, aten._log_softmax)
+@rule(aten._softmax, aten._log_softmax, aten._safe_softmax)
 def softmax(t: RuleContext, call: Call) -> Tensor:
     """Softmax over tokens keeps channels apart; over channels it mixes them."""
     x, dim = call.args[:2]

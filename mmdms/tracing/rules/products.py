@@ -11,6 +11,7 @@ from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
 from ..layer_weights import ParameterWeight, WeightFromParameters, WeightOfLayer
 from ..op_sets import Call
+from .heads import same_heads
 from .layers import expand_along, per_channel
 from .table import rule
 
@@ -85,9 +86,11 @@ def _activations(t: RuleContext, call: Call, x: Tensor, y: Tensor, bias: Tensor 
     left, right = t.elementwise_labels(x), t.elementwise_labels(y)
     for operand in (x, y):
         t.opaque(operand, 'is multiplied as an activation')
+    left, right = (no_labels(x.shape) if t.is_buffer(x) else labels for x, labels in ((x, left), (y, right)))
     if bias is not None:
         t.freeze(t.elementwise_labels(bias), 'is added to a product of two activations')
     if compact(left).size(-1) > 1 or compact(right).size(-2) > 1:
+        t.trace.contracted.add(t.module)
         t.freeze(left, 'is contracted between two activations')
         t.freeze(right, 'is contracted between two activations')
         return _product_cost(t, x, y, no_labels(call.out.shape))
@@ -100,7 +103,7 @@ def _activations(t: RuleContext, call: Call, x: Tensor, y: Tensor, bias: Tensor 
         t.freeze(columns, 'is multiplied by another labelled activation')
         return _product_cost(t, x, y, no_labels(call.out.shape))
     part, whole = (rows, columns) if compact(rows).size(-2) == 1 else (columns, rows)
-    t.store.inside(part, whole)
+    same_heads(t, part, whole)
     return _product_cost(t, x, y, compact(whole).expand(call.out.shape))
 
 
@@ -115,16 +118,24 @@ def attention(t: RuleContext, call: Call) -> list[Tensor]:
     t.uncounted(call)
     for labels in (query, key):
         if compact(labels).size(-1) > 1 or compact(labels).size(-2) > 1:
+            t.trace.contracted.add(t.module)
             t.freeze(labels, 'is contracted between query and key')
     if compact(value).size(-2) > 1:
         t.freeze(value, 'differs between tokens that attention mixes')
         value = no_labels(value.shape)
     for tensor in call.tensors[3:]:
-        t.store.inside(t.elementwise_labels(tensor).narrow(-1, 0, 1), value)
-    for labels in (query, key):
-        t.store.inside(labels.narrow(-1, 0, 1).narrow(-2, 0, 1), value)
+        t.store.inside(t.elementwise_labels(tensor).narrow(-1, 0, 1), _per_query(value, query))
     out = call.out[0]
+    value, key = (_per_query(x, query) for x in (value, key))
+    for labels in (query, key):
+        same_heads(t, labels.narrow(-1, 0, 1).narrow(-2, 0, 1), value)
     return [compact(value).expand(out.shape)]
+
+
+def _per_query(labels: Tensor, query: Tensor) -> Tensor:
+    """Labels of keys or values (B, heads, tokens, width), repeated for the queries that share them."""
+    shared = query.size(1) // labels.size(1)
+    return labels if shared == 1 else compact(labels).expand(-1, labels.size(1), -1, -1).repeat_interleave(shared, 1)
 
 
 def _product_cost(t: RuleContext, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:

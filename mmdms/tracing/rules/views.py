@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
 from ..op_sets import Call
+from .heads import are_heads, is_one_head, whole_heads
 from .table import rule
 
 aten = torch.ops.aten
@@ -32,9 +33,11 @@ def view(t: RuleContext, call: Call) -> Any:
             return no_labels(call.out.shape)
         labels = labels.reshape(call.out.shape)
         for outer, inner in _splits(call.args[0].shape, call.out.shape):
+            if are_heads(t, labels, outer, inner):
+                return whole_heads(t, labels, outer, inner)
             labels = _parts_alike(t, labels, outer, inner)
-        return labels
-    if packet is aten.slice:
+        return whole_heads(t, labels, -2, [-1]) if is_one_head(t, labels, call.args[0].shape) else labels
+    if packet is aten.slice and t.module not in t.heads_in:
         labels = _halves_alike(t, labels, call)
     parts = call.func(labels, *call.args[1:], **call.kwargs)
     if packet is aten.split and call.arg(2, 'dim', 0) % labels.dim() in varying_dims(labels):
@@ -76,7 +79,8 @@ def _ones(sizes: torch.Size) -> int:
 
 def _knows_heads(t: RuleContext) -> bool:
     """Whether an attribute of the running module follows its number of heads."""
-    return any(module == t.module and size.kind == 'heads' for (module, _), size in t.trace.sizes.items())
+    counted = (module for (module, _), size in t.trace.sizes.items() if size.kind == 'heads')
+    return t.module in t.heads_in or t.module in counted
 
 
 def _parts_alike(t: RuleContext, labels: Tensor, outer: int, inner: list[int]) -> Tensor:
@@ -93,6 +97,8 @@ def _parts_alike(t: RuleContext, labels: Tensor, outer: int, inner: list[int]) -
     whole = all(narrow.size(dim) == 1 for dim in inner)
     if narrow.size(outer) == 1 or (whole and (narrow.size(outer) != 2 or _knows_heads(t))):
         return labels
+    if not whole:
+        t.trace.divided.add(t.module)
     first = narrow.narrow(outer, 0, 1)
     t.store.unify(first, narrow)
     partly_fixed = (narrow == 0).any(outer, keepdim=True) & (narrow > 0)
@@ -180,6 +186,46 @@ def index(t: RuleContext, call: Call) -> Tensor:
         if isinstance(part, Tensor):
             t.freeze(t.labels(part), 'is used as an index')
     return aten.index(labels, tree_map(lambda leaf: leaf, indices))
+
+
+@rule(aten.index_add, aten.index_add_)
+def index_add(t: RuleContext, call: Call) -> Tensor:
+    """Rows added to some rows of a tensor, as experts add to a stream: what meets at one position is one element.
+
+    Where the tensor carries no element yet, as a new one of zeros, its size is taken to be that of the rows.
+    """
+    x, dim, index, source = call.args[:4]
+    t.freeze(t.labels(index), 'is used as an index')
+    labels, added = canonical(t.elementwise_labels(x)), canonical(t.elementwise_labels(source))
+    if not source.numel():
+        return labels
+    dim %= max(x.dim(), 1)
+    if dim in varying_dims(labels) or dim in varying_dims(added):
+        for own in (labels, added):
+            t.freeze(own, f'is mixed with other elements by {call.func}')
+        return no_labels(call.out.shape)
+    own, other = torch.broadcast_tensors(*(compact(part.narrow(dim, 0, 1)) for part in (labels, added)))
+    t.store.unify(own, other)
+    if bool(own.any()):
+        apart = (own == 0) != (other == 0)
+        t.freeze(torch.where(apart, own + other, 0), f'meets a tensor of fixed size in {call.func}')
+    return torch.maximum(own, other).expand(call.out.shape)
+
+
+@rule(aten.embedding)
+def embedding(t: RuleContext, call: Call) -> Tensor:
+    """Rows of a table, looked up by indices that carry no element: the table outputs its second dimension."""
+    table, indices = call.args[:2]
+    t.freeze(t.labels(indices), 'is used as an index')
+    view = t.parameters.view(table)
+    if view is None or view.dims != (0, 1):
+        t.opaque(table, f'reaches {call.func}')
+        t.freeze(t.elementwise_labels(table), f'reaches {call.func}')
+        return no_labels(call.out.shape)
+    labels = t.known_axis(view.name, 1)
+    labels = t.store.fresh(table.size(1)) if labels is None else labels
+    t.look_up(view.name, labels)
+    return labels.expand(call.out.shape)
 
 
 @rule(aten.im2col)
