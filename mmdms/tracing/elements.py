@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..mutables import kind_of
 from ..space.frozen import FreezeReason
 from .labels import Classes
 from .trace import Axis, Trace
@@ -36,18 +37,28 @@ class Elements:
         """Classes along some axis of a role."""
         return set().union(*(self.factors(axis.labels) for axis in self.trace.axes.values() if axis.role == role))
 
+    def begun(self) -> dict[int, str]:
+        """Classes that an attribute makes and no layer outputs, with the module of the attribute."""
+        sizes = self.trace.sizes.items()
+        return {m: module for (module, _), size in sizes if size.begins for m in self.factors(size.labels)}
+
     def removable(self) -> set[int]:
         """Classes that some mask takes out of all that follows."""
         return self.with_role('in').union(*(self.factors(m.labels) for m in self.trace.inner.values() if m.removes))
 
-    def heads(self) -> set[int]:
-        """Classes that are heads."""
-        return set().union(*(self.factors(s.labels) for s in self.trace.sizes.values() if s.kind == 'heads'))
+    def kinds(self) -> dict[int, str]:
+        """Kind of the classes that an attribute counts (heads, say); all others are channels."""
+        found: dict[int, str] = {}
+        for size in self.trace.sizes.values():
+            if kind_of(size.kind).counted_by_attribute:
+                for member in self.factors(size.labels):
+                    found.setdefault(member, size.kind)
+        return found
 
     @cached_property
     def producers(self) -> dict[int, str]:
-        """The first module that outputs each class."""
-        return self._first_modules(('out',))
+        """The first module that outputs each class, or makes it."""
+        return {**self.begun(), **self._first_modules(('out',))}
 
     @cached_property
     def holders(self) -> dict[int, str]:
@@ -57,7 +68,7 @@ class Elements:
     def names(self) -> dict[int, str]:
         """Per class the first layer that outputs it, or for heads and their width the attribute that counts them."""
         found: dict[int, str] = {}
-        sizes = [(key, size) for key, size in self.trace.sizes.items() if size.kind == 'heads']
+        sizes = [(key, size) for key, size in self.trace.sizes.items() if kind_of(size.kind).counted_by_attribute]
         for (module, attribute), size in sizes:
             for member in self.factors(size.labels):
                 found.setdefault(member, f'{module}.{attribute}' if module else attribute)

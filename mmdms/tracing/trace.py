@@ -86,12 +86,14 @@ class BlockCall:
 class Size:
     """An attribute of a module that holds how many elements there are, by ``(module, attribute)``.
 
-    With ``values`` it holds a list instead, with one of these values per position.
+    With ``values`` it holds a list instead, with one of these values per position. ``begins`` says that the elements
+    come from the attribute itself: the module makes as many positions as it says, and no layer outputs them.
     """
 
     labels: Tensor
     kind: str = 'channels'
     values: tuple[int, ...] | None = None
+    begins: bool = False
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ...mutables import kind_of
 from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
 from ..op_sets import Call
@@ -76,7 +77,8 @@ def _ones(sizes: torch.Size) -> int:
 
 def _knows_heads(t: RuleContext) -> bool:
     """Whether an attribute of the running module follows its number of heads."""
-    return any(module == t.module and size.kind == 'heads' for (module, _), size in t.trace.sizes.items())
+    sizes = t.trace.sizes.items()
+    return any(module == t.module and kind_of(size.kind).groups_channels for (module, _), size in sizes)
 
 
 def _parts_alike(t: RuleContext, labels: Tensor, outer: int, inner: list[int]) -> Tensor:
