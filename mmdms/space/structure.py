@@ -89,14 +89,14 @@ class Structure:
         units that the structure keeps whole where the space has none of that name: they were left out of the search.
         """
         mine, theirs = ({u.name: u for u in listed if u.total > u.minimum} for listed in (self.units, units))
-        for name in [*mine, *theirs]:
-            if name not in theirs and len(self.kept[name]) == mine[name].total:
-                continue
-            if mine.get(name) != theirs.get(name):
-                raise StructureError(
-                    f'the structure does not fit this network: unit {name!r} is {mine.get(name) or "absent"} '
-                    f'in the structure and {theirs.get(name) or "absent"} in the network'
-                )
+        wrong = [name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name)]
+        if all(name not in theirs and len(self.kept[name]) == mine[name].total for name in wrong):
+            return
+        name = wrong[0]
+        raise StructureError(
+            f'the structure does not fit this network: unit {name!r} is {mine.get(name) or "absent"} '
+            f'in the structure and {theirs.get(name) or "absent"} in the network'
+        )
 
     def report(self) -> list[dict[str, Any]]:
         """Rows ``{"name", "kind", "total", "kept"}``, kept as a number."""
