@@ -46,13 +46,15 @@ class Elements:
         """Classes that some mask takes out of all that follows."""
         return self.with_role('in').union(*(self.factors(m.labels) for m in self.trace.inner.values() if m.removes))
 
-    def kinds(self) -> dict[int, str]:
-        """Kind of the classes that an attribute counts (heads, say); all others are channels."""
-        found: dict[int, str] = {}
+    @cached_property
+    def stated_kinds(self) -> dict[int, list[str]]:
+        """Kinds of the classes that an attribute counts (heads, say), as adapters state them; mostly one of each."""
+        found: dict[int, list[str]] = {}
         for size in self.trace.sizes.values():
             if kind_of(size.kind).counted_by_attribute:
                 for member in self.factors(size.labels):
-                    found.setdefault(member, size.kind)
+                    stated = found.setdefault(member, [])
+                    stated.extend([] if size.kind in stated else [size.kind])
         return found
 
     @cached_property

@@ -88,6 +88,7 @@ class FrozenElements:
         self._freeze_left_out(selects)
         self._freeze_unread()
         self._freeze_not_produced()
+        self._freeze_of_two_kinds()
 
     def freeze(self, members: Iterable[int], reason: FreezeReason) -> None:
         """Have classes stay. A reason without a module is that of the module that holds the class."""
@@ -137,3 +138,9 @@ class FrozenElements:
         """Elements that no layer outputs: queries that are learnt, a table of positions."""
         members = set(self.elements.holders) - self.elements.producers.keys()
         self.freeze(members, FreezeReason('', ENTRIES))
+
+    def _freeze_of_two_kinds(self) -> None:
+        """Elements that adapters state to be of several kinds, each of which has rules of its own."""
+        for member, kinds in self.elements.stated_kinds.items():
+            if len(kinds) > 1:
+                self.freeze([member], FreezeReason('', f'is stated to be of several kinds: {", ".join(kinds)}'))

@@ -30,17 +30,18 @@ class LookBack(nn.Module):
         super().__init__()
         self.taps, self.kind, self.read = taps, kind, nn.Linear(taps, width)
 
+    def past(self, x):
+        return torch.stack([F.pad(x, (age, 0))[:, : x.size(1)] for age in range(self.taps)], -1)
+
     def forward(self, x):
-        past = torch.stack([F.pad(x, (age, 0))[:, : x.size(1)] for age in range(self.taps)], -1)
-        return self.read(past)
+        return self.read(self.past(x))
 
 
 class LookBackAdapter(Adapter):
     adapts = LookBack
 
     def forward(self, x):
-        past = torch.stack([F.pad(x, (age, 0))[:, : x.size(1)] for age in range(self.taps)], -1)
-        return self.read(self.begin('taps', past, -1, kind=self.kind))
+        return self.read(self.begin('taps', self.past(x), -1, kind=self.kind))
 
 
 class Experted(nn.Module):
@@ -126,6 +127,24 @@ def test_heads_of_another_kind():
         'a': ('channels', 6), 'experted.experts': ('experts', 3), 'experted.width': ('channels', 4),
         'experted.down': ('channels', 6),
     }  # fmt: skip
+
+
+def test_elements_of_two_kinds_stay():
+    net = Net(lambda n, x: n.out(n.back(x)), back=LookBack(6, 4), out=nn.Linear(4, 2))
+
+    class Twice(LookBackAdapter):
+        def setup(self):
+            self.count = self.taps
+
+        def forward(self, x):
+            past = self.begin('taps', self.past(x), -1, kind='taps')
+            self.sized('count', past, -1, kind='experts')
+            return self.read(past)
+
+    ADAPTERS.register_module('LookBackAdapter', force=True, module=Twice)
+    space = space_of(net, series())
+    assert units(space) == {'back.read': ('channels', 4)}
+    assert 'is stated to be of several kinds: taps, experts' in reasons(space)['back']
 
 
 def test_a_kind_that_is_not_registered():
