@@ -1,8 +1,8 @@
 """Registries: tables of classes by name, filled by a decorator.
 
-``MUTATORS`` and ``ADAPTERS`` need torch alone. The registries of models, hooks, data sets and optimizer wrappers are
-children of mmengine's; they lie in ``mmdms.openmmlab.registries`` and can be imported from here where mmengine is
-installed.
+``MUTATORS``, ``MUTABLES`` and ``ADAPTERS`` need torch alone. The registries of models, hooks, data sets and optimizer
+wrappers are children of mmengine's; they lie in ``mmdms.openmmlab.registries`` and can be imported from here where
+mmengine is installed.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Registry:
 
 
 MUTATORS = Registry('mutator', ['mmdms.mutators'])
+MUTABLES = Registry('kind of mutable unit', ['mmdms.mutables'])
 ADAPTERS = Registry('adapter', ['mmdms.adapters'])
 
 

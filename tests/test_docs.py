@@ -14,7 +14,7 @@ from mmengine.config import Config
 import mmdms
 from mmdms.openmmlab.commands.search_config import build_algorithm
 from mmdms.openmmlab.export.export import retrain_config
-from mmdms.registry import ADAPTERS
+from mmdms.registry import ADAPTERS, MUTABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').glob('*.md')])
@@ -29,6 +29,9 @@ def is_program(block):
     return bool(re.search(r'^(import|from) ', block, re.MULTILINE))
 
 
+CHECKED = ('plain_pytorch.md', 'adapters.md')
+"""Pages with a test of their own."""
+
 # A page is one program, or its blocks are configs.
 PROGRAMS = [page for page in PAGES if any(map(is_program, blocks(page)))]
 CONFIGS = [
@@ -42,10 +45,11 @@ CONFIGS = [
 @pytest.fixture(autouse=True)
 def own_registrations():
     """What a page registers is gone after it: names of other tests are the same."""
-    before = dict(ADAPTERS.module_dict)
+    before = [(registry, dict(registry.module_dict)) for registry in (ADAPTERS, MUTABLES)]
     yield
-    ADAPTERS._module_dict.clear()
-    ADAPTERS._module_dict.update(before)
+    for registry, registered in before:
+        registry._module_dict.clear()
+        registry._module_dict.update(registered)
 
 
 def with_outputs(page):
@@ -67,9 +71,23 @@ def run_program(page, folder, monkeypatch):
     return names
 
 
-@pytest.mark.parametrize('page', [p for p in PROGRAMS if p.name != 'plain_pytorch.md'], ids=lambda page: page.name)
+@pytest.mark.parametrize('page', [p for p in PROGRAMS if p.name not in CHECKED], ids=lambda page: page.name)
 def test_program_runs(page, tmp_path, monkeypatch):
     run_program(page, tmp_path, monkeypatch)
+
+
+def test_adapters(tmp_path, monkeypatch, capsys):
+    page = run_program(ROOT / 'docs' / 'adapters.md', tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    for listed in re.findall(r'```text\n(.*?)```', (ROOT / 'docs' / 'adapters.md').read_text('utf-8'), re.DOTALL):
+        assert listed in printed
+    structure, subnet, model = page['mutator'].structure(), page['subnet'], page['forecast']
+    taps = structure.kept['0.taps']
+    assert taps == list(range(len(taps))) and 2 <= len(taps) < 12
+    series = torch.rand(3, 20)
+    torch.testing.assert_close(subnet(series), model.eval()(series))
+    assert structure.budget.within
+    assert mmdms.Structure.from_dict(structure.to_dict()).kept == structure.kept
 
 
 def test_plain_pytorch(tmp_path, monkeypatch):

@@ -89,11 +89,26 @@ class Adapter(declarations.Declares, _Mixin):
         installed = self.__dict__.get(MASKS, {}).get(name)
         return None if installed is None else installed()
 
-    def sized(self, attribute: str, x: Tensor, dim: int) -> None:
-        """State that ``attribute`` of this module is the size of dimension ``dim`` of ``x``."""
+    def sized(self, attribute: str, x: Tensor, dim: int, kind: str = 'channels') -> None:
+        """State that ``attribute`` of this module is the size of dimension ``dim`` of ``x``.
+
+        Args:
+            kind: of the units that these elements make up, a name in the registry ``MUTABLES``.
+        """
         tracer = declarations.active_tracer()
         if tracer is not None:
-            declarations.note_size(tracer, attribute, x, dim)
+            declarations.note_size(tracer, attribute, x, dim, kind)
+
+    def begin(self, attribute: str, x: Tensor, dim: int, kind: str) -> Tensor:
+        """``x``, whose positions along ``dim`` no layer outputs: ``attribute`` of this module says how many to make.
+
+        They are elements of units of their own, removed by the weights that read them. A search sets the attribute.
+
+        Args:
+            kind: of these units, a name in the registry ``MUTABLES``.
+        """
+        tracer = declarations.active_tracer()
+        return x if tracer is None else declarations.begin(tracer, attribute, x, dim, kind)
 
     def listed(self, attribute: str, x: Tensor, dim: int) -> None:
         """State that ``attribute`` of this module lists a number for every position along ``dim`` of ``x``."""
@@ -102,7 +117,12 @@ class Adapter(declarations.Declares, _Mixin):
             declarations.note_list(tracer, attribute, x, dim)
 
     def split_heads(
-        self, x: Tensor, heads: str = 'num_heads', width: str | tuple[str, ...] = 'head_dims', dim: int = -1
+        self,
+        x: Tensor,
+        heads: str = 'num_heads',
+        width: str | tuple[str, ...] = 'head_dims',
+        dim: int = -1,
+        kind: str = 'heads',
     ) -> Tensor:
         """Unflatten dimension ``dim`` of ``x`` into heads times width, which shrink apart.
 
@@ -110,11 +130,12 @@ class Adapter(declarations.Declares, _Mixin):
             heads, width: attributes of this module that hold both numbers. Every call with
                 the same attribute shares its elements. Several widths lie one after the
                 other in every head.
+            kind: of the units of heads, a name in the registry ``MUTABLES``.
         """
         widths = (width,) if isinstance(width, str) else width
         tracer = declarations.active_tracer()
         if tracer is not None:
-            return declarations.split_heads(tracer, x, dim, heads, widths)
+            return declarations.split_heads(tracer, x, dim, heads, widths, kind)
         return x.unflatten(dim, (getattr(self, heads), sum(getattr(self, name) for name in widths)))
 
     def contract(self, name: str, a: Tensor, b: Tensor, dim: int = -1, both: bool = False) -> tuple[Tensor, Tensor]:

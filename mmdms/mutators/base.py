@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..masks.channel_masks import Masks
 from ..masks.followed import gradients_wanted, same_state, state_of
 from ..masks.mask_bank import MaskBank
+from ..mutables import MutableUnit, build_mutables, left_out
 from ..space.outcome import BudgetOutcome
 from ..space.search_space import SearchSpace
 from ..space.structure import Structure
@@ -21,6 +22,7 @@ from .agreement import check_agreement
 from .budgets.fit import check_budget, fit_to_budget, unit_divisors
 from .budgets.fitter import Preference
 from .budgets.outcome import outcome_of
+from .left_out import with_whole_units, without_kinds
 from .mutator import Mutator, SpaceOf
 from .schedule import SearchSchedule
 
@@ -40,6 +42,12 @@ class BaseMutator(Mutator):
         schedule: arguments of :class:`mmdms.mutators.schedule.SearchSchedule`.
         divisor: widths are rounded to multiples of it; ``'auto'`` is 8 where widths allow.
         check_ranks_every: see :class:`Mutator`.
+        mutables: options per kind of units, and kinds that are left out, as
+            ``dict(heads=dict(sharpness=2.0), depth=False)``; see :class:`mmdms.mutables.MutableUnit` for the options.
+
+    Attributes:
+        space: what is searched: the space that was prepared, without units of the kinds that are left out, which
+            are listed as frozen.
 
     Raises:
         ConfigError: for values out of range; the message names the key.
@@ -59,6 +67,7 @@ class BaseMutator(Mutator):
         schedule: dict[str, float] | None = None,
         divisor: int | str = 'auto',
         check_ranks_every: int = 100,
+        mutables: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(check_ranks_every)
         if not isinstance(budget, dict) or set(budget) != {'metric', 'target'}:
@@ -67,7 +76,16 @@ class BaseMutator(Mutator):
         self.target: float = budget['target']
         self.schedule = self.schedule_type(**(schedule or {}))
         self.divisor = divisor
+        self.mutables = self.checked_mutables(mutables)
+        self.left_out = left_out(mutables)
         self._settled_seen: tuple[Tensor | None, int, bool] = None, 0, False
+
+    @classmethod
+    def checked_mutables(
+        cls, options: Mapping[str, Any] | None, path: str = 'mutator.mutables'
+    ) -> dict[str, MutableUnit]:
+        """Every kind of units with its options; raises ``ConfigError`` for one that this mutator cannot use."""
+        return build_mutables(options, path)
 
     def survey(
         self, model: nn.Module, space_of: SpaceOf, include: Iterable[str], exclude: Iterable[str]
@@ -88,21 +106,24 @@ class BaseMutator(Mutator):
         Raises:
             ConfigError, BudgetError: if the budget cannot be met in this space.
         """
+        self._given = space
+        space = without_kinds(space, self.left_out)
         if not space.units:
             raise ConfigError('there is nothing to search: every element of the network is frozen or left out')
         self._check_free(model)
-        check_budget(space, self.metric, self.target)
+        minimum = torch.tensor([self.mutables[unit.kind].fewest(unit.total) for unit in space.units])
+        check_budget(space, self.metric, self.target, minimum)
         self._install(model, self._make_masks(model, space), mode_of)
         self.space = space
-        self.divisors = unit_divisors(space.units, self.divisor)
+        self.divisors = unit_divisors(space.units, self.divisor, self.mutables)
         self.register_buffer('settled', torch.zeros((), dtype=torch.bool))
         self.register_buffer('final_mask', torch.ones(space.num_elements, dtype=torch.bool))
         units = space.units
         for name, value in dict(
             unit=space.unit_of_element,
             totals=torch.tensor([u.total for u in units]),
-            minimum=torch.tensor([u.minimum for u in units]),
-            is_depth=torch.tensor([u.kind == 'depth' for u in units]),
+            minimum=minimum,
+            is_depth=torch.tensor([u.mutable.gates_modules for u in units]),
         ).items():
             self.register_buffer(name, value, persistent=False)
         self._table = space.costs[self.metric]
@@ -142,11 +163,12 @@ class BaseMutator(Mutator):
     def structure(self) -> Structure:
         """The structure of the subnet: as fixed, or what would be fixed now.
 
+        It is one of the space that was prepared: units of kinds that are left out of the search are whole in it.
         Its ``budget`` (:class:`mmdms.space.outcome.BudgetOutcome`) says whether it costs the target within 1%,
         or that it is the nearest one found, and why there is none nearer.
         """
         mask = self.final_mask if self.settled else self._fitted()
-        structure = self.space.structure(mask)
+        structure = with_whole_units(self.space.structure(mask), self._given)
         structure.budget = self._outcome(mask)
         return structure
 
@@ -171,11 +193,13 @@ class BaseMutator(Mutator):
     def describe(self) -> str:
         """One line about the search."""
         units = self.space.units
-        depth = sum(unit.kind == 'depth' for unit in units)
+        depth = sum(unit.mutable.gates_modules for unit in units)
+        whole = len(self._given.units) - len(units)
         return (
             f'search space: {len(units)} units ({depth} of depth), {self.space.num_elements} elements; '
             f'{self.metric} from {self._full_cost:,.0f} to {self.target:g} of it; '
             f'{len(self.space.frozen)} frozen parts'
+            + (f', {whole} of them units left out of the search ({", ".join(self.left_out)})' if whole else '')
         )
 
     def describe_structure(self) -> str:
@@ -222,14 +246,15 @@ class BaseMutator(Mutator):
 
     def _fitted(self) -> Tensor:
         preference = self._preference()._asdict()
-        mask = fit_to_budget(self.space, self.metric, self.target, divisors=self.divisors, **preference)
+        bounds = dict(divisors=self.divisors, minimum=self.minimum)
+        mask = fit_to_budget(self.space, self.metric, self.target, **bounds, **preference)
         outcome = self._outcome(mask)
         if not outcome.within:
             logger.warning(f'the budget is not met within 1%: {outcome}')
         return mask.to(self.final_mask.device)
 
     def _outcome(self, mask: Tensor) -> BudgetOutcome:
-        return outcome_of(self.space, self.metric, self.target, mask, self.divisors)
+        return outcome_of(self.space, self.metric, self.target, mask, self.divisors, self.minimum)
 
     def refresh_masks(self, masks: MaskBank) -> None:  # type: ignore[override]
         """See :meth:`Mutator.refresh_masks`."""

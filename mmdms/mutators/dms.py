@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,9 +22,6 @@ from .collectives import all_reduce, world_size
 from .loop_watch import remedy
 
 logger = logging.getLogger(__name__)
-
-SHARPNESS = {'channels': 1.0, 'heads': 4.0, 'depth': 4.0}
-"""``lambda`` of the soft mask by kind of unit (DMS)."""
 
 REFINED_SHARPNESS = 8.0
 """Factor by which ``lambda`` has grown at the end of the refine phase."""
@@ -49,7 +47,7 @@ class DMSMutator(BaseMutator):
     that even full widths cost less than the target, some return first.
 
     Args:
-        budget, schedule, divisor, check_ranks_every: see :class:`BaseMutator`.
+        budget, schedule, divisor, check_ranks_every, mutables: see :class:`BaseMutator`.
         structure_lr: keep ratio that a unit of average gradient moves over the whole
             search, before momentum; a step moves its share of progress of it. So
             it is constant over a run, and a longer run averages more noise away
@@ -66,6 +64,7 @@ class DMSMutator(BaseMutator):
     importance: Tensor
     sharpness: Tensor
     floor: Tensor
+    by_position: Tensor
     last_progress: Tensor
 
     def __init__(
@@ -77,8 +76,9 @@ class DMSMutator(BaseMutator):
         structure_momentum: float = 0.9,
         importance_decay: float = 0.99,
         check_ranks_every: int = 100,
+        mutables: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(budget, schedule, divisor, check_ranks_every)
+        super().__init__(budget, schedule, divisor, check_ranks_every, mutables)
         if structure_lr < 0:
             raise ConfigError(f'mutator.structure_lr must not be negative, but it is {structure_lr!r}')
         for name, value in (('structure_momentum', structure_momentum), ('importance_decay', importance_decay)):
@@ -97,14 +97,17 @@ class DMSMutator(BaseMutator):
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """See :meth:`BaseMutator.prepare`."""
         super().prepare(model, space, mode_of)
-        self.register_buffer('keep_ratio', torch.ones(len(space.units)))
-        self.register_buffer('velocity', torch.zeros(len(space.units)))
-        self.register_buffer('importance', torch.zeros(space.num_elements))
+        units, elements = len(self.space.units), self.space.num_elements
+        self.register_buffer('keep_ratio', torch.ones(units))
+        self.register_buffer('velocity', torch.zeros(units))
+        self.register_buffer('importance', torch.zeros(elements))
         self.register_buffer('last_progress', torch.zeros((), dtype=torch.float64))
-        sharpness = torch.tensor([SHARPNESS[u.kind] for u in space.units])
-        self.register_buffer('sharpness', sharpness, persistent=False)
+        kinds = [self.mutables[unit.kind] for unit in self.space.units]
+        self.register_buffer('sharpness', torch.tensor([kind.sharpness for kind in kinds]), persistent=False)
+        by_position = torch.tensor([kind.order == 'position' for kind in kinds])
+        self.register_buffer('by_position', by_position[self.unit], persistent=False)
         # Below half an element the hard mask would be empty: a channel unit keeps one.
-        self.register_buffer('floor', 0.5 * self.minimum / self.totals, persistent=False)
+        self.register_buffer('floor', (self.minimum - 0.5).clamp(min=0.0) / self.totals, persistent=False)
 
     def attach(self, optimizer: Optimizer) -> None:
         """Move the structure with every step of ``optimizer``.
@@ -243,7 +246,8 @@ class DMSMutator(BaseMutator):
     def _return_blocks(self) -> None:
         """Bring back the blocks without which no widths cost as much as the budget allows."""
         searched = dict(keep_ratio=self.keep_ratio, ranks=self._ranks(), importance=self.importance)
-        fitter = Fitter(self.space, self.metric, self.target, divisors=self.divisors, **searched)
+        bounds = dict(divisors=self.divisors, minimum=self.minimum)
+        fitter = Fitter(self.space, self.metric, self.target, **bounds, **searched)
         kept = fitter.depth_within_reach().to(self.keep_ratio)
         self.keep_ratio.copy_(torch.where(self.is_depth & (kept > self.keep_ratio), kept, self.keep_ratio))
 
@@ -251,7 +255,9 @@ class DMSMutator(BaseMutator):
         # A step asks several times between two writes to the importance: one sort serves them all.
         written = (id(self.importance), self.importance._version)
         if self._ranked is None or self._ranked[0] != written:
-            self._ranked = written, normalized_ranks(self.importance, self.unit, self.totals)
+            # Elements of equal importance are ranked by position.
+            importance = self.importance.masked_fill(self.by_position, 0.0)
+            self._ranked = written, normalized_ranks(importance, self.unit, self.totals)
         return self._ranked[1]
 
     def _soft(self, keep_ratio: Tensor, ranks: Tensor) -> Tensor:

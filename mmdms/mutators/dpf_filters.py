@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..errors import BudgetError, ConfigError
 from ..masks.channel_masks import Masks
 from ..masks.followed import same_state, state_of
 from ..masks.mask_bank import MaskBank
+from ..mutables import MutableUnit
 from ..ops.magnitude import largest
 from ..ops.topk import normalized_ranks
 from ..registry import MUTATORS
@@ -36,6 +38,8 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
 
     Args:
         budget, divisor, check_ranks_every: see :class:`BaseMutator`.
+        mutables: see :class:`BaseMutator`. Kinds of which units keep everything take no options, and none takes
+            ``sharpness`` or ``order``: masks are hard, and scores are those of the weights.
         method, reallocation_interval: see :class:`Reallocation`. Rounding to the divisor may bring a channel
             back once, when ``'incremental'`` settles.
         schedule: arguments of :class:`mmdms.mutators.schedule.SparsitySchedule`; ``settle`` is 0.75 by default.
@@ -60,20 +64,40 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         scope: str = 'layer',
         divisor: int | str = 'auto',
         check_ranks_every: int = 100,
+        mutables: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            method, reallocation_interval, budget=budget, divisor=divisor, check_ranks_every=check_ranks_every
+            method,
+            reallocation_interval,
+            budget=budget,
+            divisor=divisor,
+            check_ranks_every=check_ranks_every,
+            mutables=mutables,
         )
         if scope not in SCOPES:
             raise ConfigError(f'mutator.scope must be one of {list(SCOPES)}, but it is {scope!r}')
         self.schedule = self.make_schedule(method, schedule)
         self.scope = scope
 
+    @classmethod
+    def checked_mutables(
+        cls, options: Mapping[str, Any] | None, path: str = 'mutator.mutables'
+    ) -> dict[str, MutableUnit]:
+        """See :meth:`BaseMutator.checked_mutables`."""
+        built = super().checked_mutables(options, path)
+        for name, given in (options or {}).items():
+            for key in given if isinstance(given, Mapping) else ():
+                if key in UNUSED_OPTIONS or not _is_pruned(built[name]):
+                    why = 'masks are hard and elements are ranked by the weights that read them'
+                    why = why if _is_pruned(built[name]) else f'units of {name} keep everything'
+                    raise ConfigError(f'{path}.{name}.{key}={given[key]!r} has no effect in a {cls.__name__}: {why}')
+        return built
+
     def prepare(self, model: nn.Module, space: SearchSpace, mode_of: nn.Module | None = None) -> None:
         """See :meth:`BaseMutator.prepare`."""
         super().prepare(model, space, mode_of)
         try:
-            self._choose_units(model, space)
+            self._choose_units(model, self.space)
         except (BudgetError, ConfigError):
             self.remove()  # the network is free for another try
             raise
@@ -81,7 +105,7 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
     def _choose_units(self, model: nn.Module, space: SearchSpace) -> None:
         read = _read_by_weights(space)
         pruned = torch.tensor([bool(read[space.unit_of_element == unit].all()) for unit in range(len(space.units))])
-        pruned &= torch.tensor([unit.kind == 'channels' for unit in space.units])
+        pruned &= torch.tensor([_is_pruned(self.mutables[unit.kind]) for unit in space.units])
         if not pruned.any():
             raise ConfigError('there is nothing to prune: no unit of channels is read by weights alone')
         self.register_buffer('pruned', pruned, persistent=False)
@@ -91,8 +115,8 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
         )
         if self.target < lowest:
             raise BudgetError(
-                f'budget target {self.target:g} of {self.metric} is out of reach: with one channel left wherever '
-                f'channels go, the network still costs {ceil(lowest * 1e4) / 1e4:.4f} of it; ask for at least that'
+                f'budget target {self.target:g} of {self.metric} is out of reach: with as few channels '
+                f'left as may be, the network still costs {ceil(lowest * 1e4) / 1e4:.4f} of it; ask for at least that'
             )
         parameters = dict(model.named_parameters())
         self.__dict__['_read'] = {
@@ -186,6 +210,14 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
             else:
                 high = middle - 1
         return largest(order, low)
+
+
+UNUSED_OPTIONS = ('sharpness', 'order')
+"""Options of a kind of units that a search has a use for, and a pruning has none."""
+
+
+def _is_pruned(kind: MutableUnit) -> bool:
+    return kind.pruned_by_magnitude and kind.order == 'importance'
 
 
 def _read_by_weights(space: SearchSpace) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 from ..errors import ConfigError
+from ..mutators import BaseMutator
 from ..registry import MUTATORS
 from .registries import HOOKS, MODELS
 
@@ -70,6 +71,8 @@ def check_mutator_section(mutator: Any) -> None:
             raise ConfigError(f"{path}.divisor must be 'auto' or a whole number from 1, but it is {divisor!r}")
     if 'budget' in inspect.signature(cls).parameters:
         _check_budget(f'{path}.budget', mutator.get('budget'))
+    if 'mutables' in mutator and issubclass(cls, BaseMutator):
+        cls.checked_mutables(mutator['mutables'], f'{path}.mutables')
     _check_schedule(f'{path}.schedule', cls, mutator)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -113,11 +113,16 @@ class SearchSpace:
         parts = torch.split(mask.bool().cpu(), [u.total for u in self.units]) if self.units else ()
         return Structure(self.units, [part.nonzero().flatten().tolist() for part in parts])
 
-    def minimum_mask(self) -> Tensor:
-        """Mask with every unit at its minimum: one element of a channel unit, no block of a depth unit."""
+    def minimum_mask(self, fewest: Sequence[int] | None = None) -> Tensor:
+        """Mask with every unit at its minimum: one element of a channel unit, no block of a depth unit.
+
+        Args:
+            fewest: elements that every unit keeps, shape (units,); those of its kind if None.
+        """
         mask = torch.zeros(self.num_elements, dtype=torch.bool)
-        for offset, unit in zip(self.offsets, self.units, strict=True):
-            mask[offset : offset + unit.minimum] = True
+        counts = [unit.minimum for unit in self.units] if fewest is None else fewest
+        for offset, count in zip(self.offsets, counts, strict=True):
+            mask[offset : offset + count] = True
         return mask
 
     def counts(self, mask: Tensor) -> Tensor:
@@ -131,7 +136,7 @@ class SearchSpace:
         """Cost of a hard mask: FLOPs as multiply-accumulates of one sample, or parameters."""
         return float(self.costs[metric](self.counts(mask.double()), mask.double()))
 
-    def prunable_fraction(self, metric: str = 'flops') -> float:
-        """1 - cost with every unit at its minimum / cost of the whole network."""
+    def prunable_fraction(self, metric: str = 'flops', fewest: Sequence[int] | None = None) -> float:
+        """1 - cost with every unit at its minimum / cost of the whole network; ``fewest`` as of minimum_mask."""
         full = self.cost(metric, torch.ones(self.num_elements))
-        return 1.0 - self.cost(metric, self.minimum_mask()) / full if full else 0.0
+        return 1.0 - self.cost(metric, self.minimum_mask(fewest)) / full if full else 0.0

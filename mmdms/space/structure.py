@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import StructureError
+from ..mutables import MutableUnit, kind_of, kinds
 
 if TYPE_CHECKING:
     from .outcome import BudgetOutcome
 
 FORMAT = 'mmdms.structure'
 VERSION = 1
-KINDS = ('channels', 'heads', 'depth')
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class UnitInfo:
     Attributes:
         name: the layer that produces the channels, the attribute that counts the heads
             or their width, or the container of the blocks.
-        kind: ``'channels'``, ``'heads'`` or ``'depth'``.
+        kind: name of a class in the registry ``MUTABLES``: ``'channels'``, ``'heads'``, ``'depth'``, or one of yours.
         total: number of elements in the supernet.
     """
 
@@ -36,9 +36,14 @@ class UnitInfo:
     total: int
 
     @property
+    def mutable(self) -> type[MutableUnit]:
+        """The class of the kind."""
+        return kind_of(self.kind)
+
+    @property
     def minimum(self) -> int:
         """Fewest elements that may stay: a unit of channels or heads keeps one, a depth unit may lose all."""
-        return 0 if self.kind == 'depth' else 1
+        return self.mutable.minimum
 
 
 class Structure:
@@ -80,15 +85,18 @@ class Structure:
     def check(self, units: Sequence[UnitInfo]) -> None:
         """Raise StructureError unless this structure is one of a space with these units.
 
-        Units of one element that must stay are left out of account: older spaces have them, newer ones do not.
+        Units of one element that must stay are left out of account: older spaces have them, newer ones do not. So are
+        units that the structure keeps whole where the space has none of that name: they were left out of the search.
         """
         mine, theirs = ({u.name: u for u in listed if u.total > u.minimum} for listed in (self.units, units))
-        for name in [*mine, *theirs]:
-            if mine.get(name) != theirs.get(name):
-                raise StructureError(
-                    f'the structure does not fit this network: unit {name!r} is {mine.get(name) or "absent"} '
-                    f'in the structure and {theirs.get(name) or "absent"} in the network'
-                )
+        wrong = [name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name)]
+        if all(name not in theirs and len(self.kept[name]) == mine[name].total for name in wrong):
+            return
+        name = wrong[0]
+        raise StructureError(
+            f'the structure does not fit this network: unit {name!r} is {mine.get(name) or "absent"} '
+            f'in the structure and {theirs.get(name) or "absent"} in the network'
+        )
 
     def report(self) -> list[dict[str, Any]]:
         """Rows ``{"name", "kind", "total", "kept"}``, kept as a number."""
@@ -158,8 +166,11 @@ def _check_row(index: int, row: Any) -> None:
             raise StructureError(f'{where}.{key} is missing')
     if not isinstance(row['name'], str):
         raise StructureError(f'{where}.name must be text, but it is {row["name"]!r}')
-    if row['kind'] not in KINDS:
-        raise StructureError(f'{where}.kind must be one of {list(KINDS)}, but it is {row["kind"]!r}')
+    if not isinstance(row['kind'], str) or row['kind'] not in kinds():
+        raise StructureError(
+            f'{where}.kind must be one of {sorted(kinds())}, but it is {row["kind"]!r}; a kind of your own is known '
+            'once the module that registers it is imported'
+        )
     if not _whole(row['total']) or row['total'] < 1:
         raise StructureError(f'{where}.total must be a whole number from 1, but it is {row["total"]!r}')
     if not isinstance(row['kept'], list) or not all(_whole(i) for i in row['kept']):
@@ -171,3 +182,7 @@ def _check_indices(unit: UnitInfo, kept: Sequence[int]) -> None:
         raise StructureError(f'unit {unit.name!r}: kept indices must be distinct and in [0, {unit.total}), got {kept}')
     if len(kept) < unit.minimum:
         raise StructureError(f'unit {unit.name!r} of kind {unit.kind!r} must keep at least {unit.minimum}')
+    if unit.mutable.prefix_only and max(kept, default=-1) != len(kept) - 1:
+        raise StructureError(
+            f'unit {unit.name!r} of kind {unit.kind!r} must keep its first elements, but it keeps {sorted(kept)}'
+        )

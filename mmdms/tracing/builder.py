@@ -89,7 +89,8 @@ class SearchSpaceBuilder:
 
     def _groups(self, frozen: FrozenElements) -> list[Group]:
         """Groups of several elements; those that are alone in their places join what is frozen."""
-        candidates = (self.elements.with_role('out') & self.elements.removable()) - frozen.classes
+        produced = self.elements.with_role('out') | self.elements.begun().keys()
+        candidates = (produced & self.elements.removable()) - frozen.classes
         groups = find_groups(self.elements, candidates)
         for group in groups:
             if len(group.members) == 1:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..mutables import kind_of
 from .context import RuleContext
 from .labels import canonical, compact, no_labels, varying_dims
 from .trace import InnerMask, Size
@@ -43,7 +44,8 @@ def _untraced() -> Iterator[None]:
 
 
 def note_size(tracer: RuleContext, attribute: str, x: Tensor, dim: int, kind: str = 'channels') -> None:
-    """An attribute of the running module holds the size of dimension ``dim`` of ``x``."""
+    """An attribute of the running module holds the size of dimension ``dim`` of ``x``, in elements of a kind."""
+    kind_of(kind)
     with _untraced():
         _size(tracer, attribute, axis_labels(tracer, tracer.labels(x), dim), kind)
 
@@ -62,11 +64,33 @@ def note_mask(tracer: RuleContext, name: str, x: Tensor, dim: int, removes: bool
         _mask(tracer, name, axis_labels(tracer, tracer.labels(x), dim), removes)
 
 
-def split_heads(tracer: RuleContext, x: Tensor, dim: int, heads: str, widths: tuple[str, ...]) -> Tensor:
+def begin(tracer: RuleContext, attribute: str, x: Tensor, dim: int, kind: str) -> Tensor:
+    """``x``, whose positions along ``dim`` are elements of a kind, as many as an attribute of the running module says.
+
+    They stay where other elements lie along any dimension of ``x``.
+    """
+    kind_of(kind)
+    with _untraced():
+        labels = tracer.labels(x)
+        known = tracer.trace.sizes.get((tracer.module, attribute))
+        own = tracer.store.fresh(x.size(dim)) if known is None else known.labels
+        tracer.trace.sizes[tracer.module, attribute] = Size(own, kind, begins=True)
+        if bool((compact(labels) > 0).any()):
+            tracer.freeze(own, 'begins beside elements that other layers output')
+            return x
+        shape = [1] * x.dim()
+        shape[dim] = -1
+        return tracer.alias(x, own.view(shape).expand(x.shape))
+
+
+def split_heads(
+    tracer: RuleContext, x: Tensor, dim: int, heads: str, widths: tuple[str, ...], kind: str = 'heads'
+) -> Tensor:
     """Unflatten dimension ``dim`` of ``x`` into heads times width; attributes of the running module hold the numbers.
 
-    Several widths lie one after the other in every head.
+    Several widths lie one after the other in every head. ``kind`` is that of the units of heads.
     """
+    kind_of(kind)
     with _untraced():
         module = tracer.running
         labels = tracer.store.along(tracer.labels(x), dim)
@@ -75,7 +99,7 @@ def split_heads(tracer: RuleContext, x: Tensor, dim: int, heads: str, widths: tu
         grid = labels.reshape(counts)
         for attribute, size in zip((heads, *widths), sizes, strict=True):
             if (tracer.module, attribute) not in tracer.trace.sizes:
-                _size(tracer, attribute, tracer.store.fresh(size), 'heads' if attribute == heads else 'channels')
+                _size(tracer, attribute, tracer.store.fresh(size), kind if attribute == heads else 'channels')
         known = tracer.trace.sizes
         first = known[tracer.module, heads].labels
         second = torch.cat([known[tracer.module, width].labels for width in widths])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..mutables import kind_of
 from ..space.frozen import FreezeReason
 from .labels import Classes
 from .trace import Axis, Trace
@@ -36,20 +37,31 @@ class Elements:
         """Classes along some axis of a role."""
         return set().union(*(self.factors(a.labels) for a in self.trace.axes.values() if _has_role(a, role)))
 
+    def begun(self) -> dict[int, str]:
+        """Classes that an attribute makes and no layer outputs, with the module of the attribute."""
+        sizes = self.trace.sizes.items()
+        return {m: module for (module, _), size in sizes if size.begins for m in self.factors(size.labels)}
+
     def removable(self) -> set[int]:
         """Classes that some mask takes out of all that follows."""
         return self.with_role('in').union(*(self.factors(m.labels) for m in self.trace.inner.values() if m.removes))
 
-    def heads(self) -> set[int]:
-        """Classes that are heads."""
-        counted = [size.labels for size in self.trace.sizes.values() if size.kind == 'heads']
-        seen = [labels for views in self.trace.heads.values() for labels in views]
-        return set().union(*(self.factors(labels) for labels in [*counted, *seen]))
+    @cached_property
+    def stated_kinds(self) -> dict[int, list[str]]:
+        """Kinds of the classes that are counted (heads, say), as adapters state or views show; mostly one of each."""
+        counted = [(s.kind, s.labels) for s in self.trace.sizes.values() if kind_of(s.kind).counted_by_attribute]
+        counted += [('heads', labels) for views in self.trace.heads.values() for labels in views]
+        found: dict[int, list[str]] = {}
+        for kind, labels in counted:
+            for member in self.factors(labels):
+                stated = found.setdefault(member, [])
+                stated.extend([] if kind in stated else [kind])
+        return found
 
     @cached_property
     def producers(self) -> dict[int, str]:
-        """The first module that outputs each class."""
-        return self._first_modules(('out',))
+        """The first module that outputs each class, or makes it."""
+        return {**self.begun(), **self._first_modules(('out',))}
 
     @cached_property
     def holders(self) -> dict[int, str]:
@@ -59,7 +71,7 @@ class Elements:
     def names(self) -> dict[int, str]:
         """Per class the first layer that outputs it, or for heads and their width the attribute that counts them."""
         found: dict[int, str] = {}
-        sizes = [(key, size) for key, size in self.trace.sizes.items() if size.kind == 'heads']
+        sizes = [(key, size) for key, size in self.trace.sizes.items() if kind_of(size.kind).counted_by_attribute]
         for (module, attribute), size in sizes:
             for member in self.factors(size.labels):
                 found.setdefault(member, f'{module}.{attribute}' if module else attribute)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from ..mutables import kind_of
 from ..space.frozen import FreezeReason, Frozen
 from .elements import Elements
 from .groups import Group
@@ -87,6 +88,7 @@ class FrozenElements:
         self._freeze_left_out(selects)
         self._freeze_unread()
         self._freeze_not_produced()
+        self._freeze_of_two_kinds()
 
     def freeze(self, members: Iterable[int], reason: FreezeReason) -> None:
         """Have classes stay. A reason without a module is that of the module that holds the class."""
@@ -101,8 +103,9 @@ class FrozenElements:
         (member,) = group.members
         outputs = [axis for axis in self.elements.trace.axes.values() if axis.produces]
         counts = [(self.elements.classes.elements(axis.labels) == member).any(1).sum() for axis in outputs]
-        count = 1 if group.kind == 'heads' else int(max(counts))
-        said = TOGETHER.format(count) if count > 1 else SINGLE.format({'heads': 'head'}.get(group.kind, 'channel'))
+        kind = kind_of(group.kind)
+        count = 1 if kind.counted_by_attribute else max(1, *map(int, counts))
+        said = TOGETHER.format(count) if count > 1 else SINGLE.format(kind.noun)
         self.classes.add(member)
         self.row[member] = self.report.add_elements(FreezeReason(group.name, said), count)
 
@@ -116,6 +119,10 @@ class FrozenElements:
                 reason = FreezeReason(axis.module, 'is left out by include and exclude patterns')
                 self.freeze(self.elements.factors(axis.labels), reason)
 
+        for member, module in self.elements.begun().items():
+            if not selects(module):
+                self.freeze([member], FreezeReason(module, 'is left out by include and exclude patterns'))
+
     def _freeze_unread(self) -> None:
         """Elements that no weight reads: a mask could not remove them."""
         unread = set(self.elements.producers) - self.elements.removable()
@@ -123,8 +130,17 @@ class FrozenElements:
             if axis.produces:
                 members = self.elements.factors(axis.labels) & unread
                 self.freeze(members, FreezeReason(axis.module, 'its channels are read by no weight'))
+        for member, module in self.elements.begun().items():
+            if member in unread:
+                self.freeze([member], FreezeReason(module, 'its elements are read by no weight'))
 
     def _freeze_not_produced(self) -> None:
         """Elements that no layer outputs: queries that are learnt, a table of positions."""
         members = set(self.elements.holders) - self.elements.producers.keys()
         self.freeze(members, FreezeReason('', ENTRIES))
+
+    def _freeze_of_two_kinds(self) -> None:
+        """Elements that adapters state to be of several kinds, each of which has rules of its own."""
+        for member, kinds in self.elements.stated_kinds.items():
+            if len(kinds) > 1:
+                self.freeze([member], FreezeReason('', f'is stated to be of several kinds: {", ".join(kinds)}'))

@@ -1,4 +1,4 @@
-"""Groups of elements that live in the same places of a network: its units of channels and heads."""
+"""Groups of elements that live in the same places of a network: its units, but for those of depth."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def find_groups(elements: Elements, candidates: set[int]) -> list[Group]:
     first_label = np.unique(classes.of_label, return_index=True)[1]
     found, begins = np.unique(table[:, 0], return_index=True)
     ends = np.append(begins[1:], len(table))
-    heads = elements.heads()
+    kinds = elements.stated_kinds
     groups: dict[tuple[str, bytes], list[int]] = {}
     for place in np.argsort(first_label[found]):
         member = int(found[place])
-        kind = 'heads' if member in heads else 'channels'
+        kind = kinds.get(member, ['channels'])[0]  # those of several kinds are frozen
         places = table[begins[place] : ends[place], 1:].tobytes()
         groups.setdefault((kind, places), []).append(member)
     of_class = elements.names()

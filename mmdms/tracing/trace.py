@@ -96,13 +96,15 @@ class Size:
     """An attribute of a module that holds how many elements there are, by ``(module, attribute)``.
 
     With ``values`` it holds a list instead, with one of these values per position. There are ``times`` as many
-    elements as it says.
+    elements as it says. ``begins`` says that the elements come from the attribute itself: the module makes as many
+    positions as it says, and no layer outputs them.
     """
 
     labels: Tensor
     kind: str = 'channels'
     values: tuple[int, ...] | None = None
     times: Fraction = Fraction(1)
+    begins: bool = False
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ..network.copying import copy_network
 from ..network.example_call import Inputs
 from ..space.frozen import Frozen
 from ..space.search_space import FIXED, SearchSpace
-from ..space.structure import Structure
+from ..space.structure import Structure, UnitInfo
 from ..tracing.builder import Follower, searched
 from ..tracing.partition import held_after
 from .modes import Modes
@@ -40,9 +40,15 @@ def random_structure(space: SearchSpace, ratio: float, seed: int = 0, units: Seq
     kept = []
     for index, unit in enumerate(space.units):
         count = max(unit.minimum, round(unit.total * ratio))
-        choice = generator.permutation(unit.total)[:count].tolist()
+        choice = _choice(unit, count, generator)
         kept.append(choice if units is None or index in units else range(unit.total))
     return Structure(space.units, kept)
+
+
+def _choice(unit: UnitInfo, count: int, generator: np.random.Generator) -> Sequence[int]:
+    """Elements of a unit that stay, at random where those of its kind may."""
+    drawn = generator.permutation(unit.total)[:count].tolist()
+    return range(count) if unit.mutable.prefix_only else drawn
 
 
 def uneven_structure(space: SearchSpace, cut: int, seed: int, units: Sequence[int]) -> Structure:
@@ -56,17 +62,17 @@ def uneven_structure(space: SearchSpace, cut: int, seed: int, units: Sequence[in
     Args:
         cut: 0, 1 or 2: which of the three.
         seed: of the choice of elements.
-        units: indices of the units that are cut; channels and heads keep 35 to 85%.
+        units: indices of the units that are cut; but for blocks they keep 35 to 85%.
     """
     generator = np.random.default_rng(seed)
     kept: list[Sequence[int]] = []
     for index, unit in enumerate(space.units):
         # Multiples of the golden ratio keep apart: no two units get the same share.
         share = 0.35 + 0.5 * (((index + 1) * GOLDEN_RATIO + 0.5 * cut) % 1)
-        count = max(1, min(round(unit.total * share), unit.total - 1))
-        if unit.kind == 'depth':
-            count = (unit.total, 0, (unit.total + 1) // 2)[cut]
-        choice = generator.permutation(unit.total)[:count].tolist()
+        count = max(1, unit.minimum, min(round(unit.total * share), unit.total - 1))
+        if unit.mutable.gates_modules:
+            count = max(unit.minimum, (unit.total, 0, (unit.total + 1) // 2)[cut])
+        choice = _choice(unit, count, generator)
         kept.append(choice if index in units else range(unit.total))
     return Structure(space.units, kept)
 

@@ -62,7 +62,8 @@ def random_mask(space: SearchSpace, seed: int) -> torch.Tensor:
     for unit in space.units:
         count = int(torch.randint(unit.minimum, unit.total + 1, (), generator=generator))
         part = torch.zeros(unit.total, dtype=torch.bool)
-        part[torch.randperm(unit.total, generator=generator)[:count]] = True
+        drawn = torch.randperm(unit.total, generator=generator)[:count]
+        part[torch.arange(count) if unit.mutable.prefix_only else drawn] = True
         parts.append(part)
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
 

@@ -93,7 +93,7 @@ def test_a_residual_network_comes_within_one_percent(target, divisor, metric, da
 @settle
 @given(st.floats(0, 1), st.data())
 def test_a_coarse_network_is_as_near_as_any_of_its_structures(position, data):
-    """Against all structures of the searched depth, priced one by one: 1% of the dearest is given up for similarity."""
+    """Against all structures of the searched depth, one by one: 1% of the dearest is given up for similarity."""
     target = reachable(COARSE, position)
     ratios, importance = wishes(COARSE, data)
     divisors = torch.tensor([u.total if u.kind == 'channels' and u.total == 6 else 2 for u in COARSE.units])

@@ -27,6 +27,7 @@ GOOD = dict(
             structure_lr=1.5,
             structure_momentum=0.9,
             importance_decay=0.99,
+            mutables=dict(channels=dict(minimum=2, divisor='auto', order='position'), depth=False),
         ),
     ),
     optim_wrapper=dict(constructor='mmdms.DMSOptimWrapperConstructor'),

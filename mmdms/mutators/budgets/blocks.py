@@ -20,12 +20,21 @@ class BlockOrder:
         total: elements per unit, shape (units,).
         unit, place: unit of every element, and how many elements of the unit outrank it, shape (elements,).
         importance: of every element, comparable between units, shape (elements,); None: all the same.
+        minimum: fewest elements per unit, shape (units,).
     """
 
     def __init__(
-        self, wanted: Tensor, depth: Tensor, total: Tensor, unit: Tensor, place: Tensor, importance: Tensor | None
+        self,
+        wanted: Tensor,
+        depth: Tensor,
+        total: Tensor,
+        unit: Tensor,
+        place: Tensor,
+        importance: Tensor | None,
+        minimum: Tensor,
     ) -> None:
         self._wanted = wanted.tolist()
+        self._minimum = minimum.tolist()
         self._total = total.tolist()
         self._units = depth.nonzero().flatten().tolist()
         values = torch.zeros_like(place) if importance is None else importance.double().cpu()
@@ -44,7 +53,7 @@ class BlockOrder:
     def next_out(self, counts: Tensor) -> int | None:
         """Unit whose last block goes, given kept elements per unit (units,); None if there is none."""
         kept = counts.tolist()
-        able = [u for u in self._units if kept[u] > 0]
+        able = [u for u in self._units if kept[u] > self._minimum[u]]
         return min(able, key=lambda u: (*self._worth(u, int(kept[u]) - 1), -u), default=None)
 
     def _worth(self, unit: int, place: int) -> tuple[float, float]:

@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 import torch
 from torch import Tensor
 
 from ...errors import BudgetError, ConfigError
+from ...mutables import MutableUnit, build_mutables
 from ...space.search_space import SearchSpace
 from ...space.structure import UnitInfo
 from .fitter import Fitter
 
-MAX_DIVISOR = 8
-"""Widths that are multiples of 8 run at full speed on most hardware."""
 
+def unit_divisors(
+    units: Sequence[UnitInfo], divisor: int | str = 'auto', mutables: Mapping[str, MutableUnit] | None = None
+) -> Tensor:
+    """Step of the number of kept elements per unit, shape (units,): see :meth:`MutableUnit.step` of its kind.
 
-def unit_divisors(units: Sequence[UnitInfo], divisor: int | str = 'auto') -> Tensor:
-    """Step of the number of kept elements per unit, shape (units,).
-
-    ``'auto'`` takes the largest power of two up to 8 that leaves at least 8
-    choices (64 channels: 8, 32: 4, 8: 1), so that tiny networks keep theirs.
-    A whole number is used as it is, at most the unit's size. Heads and depth step by 1.
+    Args:
+        units: of a search space.
+        divisor: of channels that have none of their own: a whole number from 1, or ``'auto'``.
+        mutables: every kind with its options; the defaults if None.
 
     Raises:
         ConfigError: for anything else.
     """
     if divisor != 'auto' and (not isinstance(divisor, int) or isinstance(divisor, bool) or divisor < 1):
         raise ConfigError(f"divisor must be 'auto' or a whole number from 1, but it is {divisor!r}")
-    steps = []
-    for unit in units:
-        if unit.kind != 'channels':
-            step = 1
-        elif isinstance(divisor, int):
-            step = min(divisor, unit.total)
-        else:
-            step = next((d for d in (MAX_DIVISOR, 4, 2) if unit.total >= 8 * d), 1)
-        steps.append(step)
-    return torch.tensor(steps, dtype=torch.long)
+    mutables = build_mutables(None) if mutables is None else mutables
+    return torch.tensor([mutables[unit.kind].step(unit.total, divisor) for unit in units], dtype=torch.long)
 
 
-def check_budget(space: SearchSpace, metric: str, target: float) -> None:
+def check_budget(space: SearchSpace, metric: str, target: float, minimum: Tensor | None = None) -> None:
     """Raise unless ``target`` is a share in (0, 1] that the network can reach.
+
+    Args:
+        minimum: fewest elements per unit, shape (units,); those of their kinds if None.
 
     Raises:
         ConfigError: for an unknown metric or a share out of range.
@@ -52,7 +48,7 @@ def check_budget(space: SearchSpace, metric: str, target: float) -> None:
         raise ConfigError(f'budget metric must be one of {sorted(space.costs)}, but it is {metric!r}')
     if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target <= 1:
         raise ConfigError(f'budget target must be a share of the supernet in (0, 1], but it is {target!r}')
-    lowest = 1.0 - space.prunable_fraction(metric)
+    lowest = 1.0 - space.prunable_fraction(metric, None if minimum is None else minimum.tolist())
     if target < lowest:
         raise BudgetError(
             f'budget target {target:g} of {metric} is out of reach: with everything removable removed '
@@ -69,6 +65,7 @@ def fit_to_budget(
     divisors: Tensor,
     importance: Tensor | None = None,
     whole: Tensor | None = None,
+    minimum: Tensor | None = None,
 ) -> Tensor:
     """Mask of a structure near the searched one that costs at most the budget, and within 1% of it where there is one.
 
@@ -87,6 +84,7 @@ def fit_to_budget(
         importance: of every element, comparable between units, shape (elements,): blocks with equal
             gates return in its order; in that of their units if None.
         whole: units that keep everything, boolean, shape (units,); none if None.
+        minimum: fewest elements per unit, shape (units,); those of their kinds if None.
 
     Returns:
         Boolean mask, shape (elements,).
@@ -94,6 +92,6 @@ def fit_to_budget(
     Raises:
         BudgetError: if no structure of the space is cheap enough.
     """
-    check_budget(space, metric, target)
-    fitter = Fitter(space, metric, target, keep_ratio, ranks, divisors, importance, whole)
+    check_budget(space, metric, target, minimum)
+    fitter = Fitter(space, metric, target, keep_ratio, ranks, divisors, importance, whole, minimum)
     return fitter.mask(fitter.fit())

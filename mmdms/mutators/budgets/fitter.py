@@ -56,6 +56,7 @@ class Fitter:
         divisors: Tensor,
         importance: Tensor | None = None,
         whole: Tensor | None = None,
+        minimum: Tensor | None = None,
     ) -> None:
         self.table = space.costs[metric].to('cpu')
         self.target = target
@@ -63,15 +64,18 @@ class Fitter:
         self.limit = target * self.full
         self.unit = space.unit_of_element
         self.total = torch.tensor([u.total for u in space.units], dtype=torch.float64)
-        self.minimum = torch.tensor([u.minimum for u in space.units], dtype=torch.float64)
-        self.depth = torch.tensor([u.kind == 'depth' for u in space.units], dtype=torch.bool)
+        fewest = torch.tensor([u.minimum for u in space.units]) if minimum is None else minimum.cpu()
+        self.minimum = fewest.double()
+        self.depth = torch.tensor([u.mutable.gates_modules for u in space.units], dtype=torch.bool)
         self.whole = torch.zeros_like(self.depth) if whole is None else whole.cpu()
         self._set_step(divisors.cpu().double())
         self.wanted = (keep_ratio.double().cpu().clamp(0, 1) * self.total).clamp(min=1e-3)
         # Rank as a number from 0: the element stays while its place is below the count.
         self.place = (ranks.double().cpu() * self.total[self.unit]).floor()
         self.gates = torch.zeros(space.num_elements, dtype=torch.float64)
-        self.blocks = BlockOrder(self.wanted, self.depth & ~self.whole, self.total, self.unit, self.place, importance)
+        self.blocks = BlockOrder(
+            self.wanted, self.depth & ~self.whole, self.total, self.unit, self.place, importance, self.minimum
+        )
 
     def mask(self, counts: Tensor) -> Tensor:
         """Mask (elements,) of the best ranked elements."""
@@ -110,7 +114,7 @@ class Fitter:
 
     def _set_step(self, step: Tensor) -> None:
         self.step = torch.where(self.depth, 1.0, step)
-        least = torch.where(self.depth, self.minimum, torch.minimum(self.step, self.total))
+        least = torch.minimum((self.minimum / self.step).ceil() * self.step, self.total)
         self.lowest = torch.where(self.whole, self.total, least)
 
     def _cost(self, counts: Tensor) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,13 +12,16 @@ from ...space.search_space import SearchSpace
 from ...space.structure import UnitInfo
 
 
-def outcome_of(space: SearchSpace, metric: str, target: float, mask: Tensor, divisors: Tensor) -> BudgetOutcome:
+def outcome_of(
+    space: SearchSpace, metric: str, target: float, mask: Tensor, divisors: Tensor, minimum: Tensor | None = None
+) -> BudgetOutcome:
     """Compare a structure with its budget.
 
     Args:
         metric, target: the budget.
         mask: elements that stay, shape (elements,).
         divisors: step of the kept number per unit, shape (units,).
+        minimum: fewest elements per unit, shape (units,); those of their kinds if None.
     """
     mask = mask.detach().cpu().bool()
     achieved = space.cost(metric, mask) / space.cost(metric, torch.ones(space.num_elements))
@@ -25,15 +30,18 @@ def outcome_of(space: SearchSpace, metric: str, target: float, mask: Tensor, div
         return outcome
     if achieved > target:
         return BudgetOutcome(metric, target, achieved, 'it was fixed for another budget: search again for this one')
-    return BudgetOutcome(metric, target, achieved, _reason(space, metric, target, mask, divisors.cpu()))
+    fewest = [unit.minimum for unit in space.units] if minimum is None else minimum.tolist()
+    return BudgetOutcome(metric, target, achieved, _reason(space, metric, target, mask, divisors.cpu(), fewest))
 
 
-def _reason(space: SearchSpace, metric: str, target: float, mask: Tensor, divisors: Tensor) -> str:
+def _reason(
+    space: SearchSpace, metric: str, target: float, mask: Tensor, divisors: Tensor, fewest: Sequence[int]
+) -> str:
     counts = space.counts(mask).long().tolist()
     share = space.cost(metric, mask) / space.cost(metric, torch.ones(space.num_elements))
     price, single = {}, []  # shares with one step more; changes by a single channel, up or down
     for index, (unit, kept, divisor) in enumerate(zip(space.units, counts, divisors.tolist(), strict=True)):
-        step = min(divisor if unit.kind == 'channels' else 1, unit.total - kept)
+        step = min(divisor, unit.total - kept)
         if step:
             price[index] = step, _share(space, metric, mask, index, step)
         if divisor > 1:
@@ -47,7 +55,7 @@ def _reason(space: SearchSpace, metric: str, target: float, mask: Tensor, diviso
         return f'more would fit ({step_up}): it was fixed by an earlier mmdms or for another budget; search again'
     if any(0 < change <= target - share for change in single):
         return f'the divisor is too coarse ({step_up}): set a smaller one'
-    if all(kept <= unit.minimum for kept, unit in zip(counts, space.units, strict=True)):
+    if all(kept <= least for kept, least in zip(counts, fewest, strict=True)):
         return f'every unit is at its minimum ({step_up}): ask for a larger target'
     return (
         f'the search space is too coarse ({step_up}): leave less of the network out of the search, or take it as it is'
@@ -64,5 +72,4 @@ def _share(space: SearchSpace, metric: str, mask: Tensor, unit: int, more: int) 
 
 
 def _named(unit: UnitInfo, count: int) -> str:
-    noun = {'channels': 'channel', 'heads': 'head', 'depth': 'block'}[unit.kind]
-    return f'{count} {noun}{"s" if count > 1 else ""} of {unit.name!r}'
+    return f'{unit.mutable.counted(count)} of {unit.name!r}'

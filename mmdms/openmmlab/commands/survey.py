@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mmengine.registry import init_default_scope
 from tabulate import tabulate
 
 from ...errors import ConfigError
+from ...mutables import build_mutables, left_out
+from ...mutators.left_out import without_kinds
 from ...slicing.slim import slim
 from ...tracing.partition import Dimension, counts, partition
 from ...verification.parity import check_parity
@@ -67,13 +70,15 @@ def survey(
     patterns = {key: model_config[key] for key in ('include', 'exclude') if searched and key in model_config}
     begin = time.perf_counter()
     space = build_model_space(model, shape, **patterns)
+    if searched:
+        space = without_kinds(space, _left_out(model_config['mutator']))
     seconds = time.perf_counter() - begin
     dimensions = partition(model, space)
 
     result: dict[str, Any] = dict(
         units=[dict(name=u.name, kind=u.kind, total=u.total) for u in space.units],
         elements=space.num_elements,
-        depth_units=sum(u.kind == 'depth' for u in space.units),
+        depth_units=sum(u.mutable.gates_modules for u in space.units),
         trace_seconds=seconds,
         frozen=[dict(module=f.module, reason=f.reason, elements=f.elements) for f in space.frozen],
         prunable_flops_fraction=space.prunable_fraction('flops'),
@@ -97,6 +102,13 @@ def survey(
     if json_file is not None:
         Path(json_file).write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
     return result
+
+
+def _left_out(mutator: Any) -> list[str]:
+    """Kinds of units that the config of a mutator leaves out of the search."""
+    options = mutator.get('mutables') if isinstance(mutator, Mapping) else None
+    build_mutables(options, 'model.mutator.mutables')
+    return left_out(options)
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ...mutables import kind_of
 from ..context import RuleContext
 from ..labels import canonical, compact, no_labels, varying_dims
 from ..op_sets import Call
@@ -79,7 +80,7 @@ def _ones(sizes: torch.Size) -> int:
 
 def _knows_heads(t: RuleContext) -> bool:
     """Whether an attribute of the running module follows its number of heads."""
-    counted = (module for (module, _), size in t.trace.sizes.items() if size.kind == 'heads')
+    counted = {module for (module, _), size in t.trace.sizes.items() if kind_of(size.kind).groups_channels}
     return t.module in t.heads_in or t.module in counted
 
 
