@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..network.made_classes import RECIPE, reduce_made
+from ..network.module_swap import restore_class, swap_class
 from ..registry import ADAPTERS
 from ..tracing import declarations
 
@@ -231,7 +231,7 @@ def adapt(model: nn.Module, masked: bool = False, only: AnyAdapter | None = None
 def adapt_module(module: nn.Module, adapter: AnyAdapter, undoable: bool = False) -> None:
     """Give one module the forward of an adapter, in place; ``undoable`` as of :func:`adapt`."""
     before = _attributes(module)
-    module.__class__ = _adapted_class(type(module), adapter)
+    swap_class(module, adapter_level, adapter)
     adapter.setup(module)  # type: ignore[arg-type]
     if undoable:
         after = _attributes(module)
@@ -245,7 +245,7 @@ def unadapt(model: nn.Module) -> None:
         added, replaced = module.__dict__.pop(UNDO, (None, None))
         if added is None:
             continue
-        module.__class__ = type(module).__bases__[1]
+        restore_class(module, adapter_level)
         for name in added:
             delattr(module, name)
         for name, value in replaced.items():
@@ -326,16 +326,6 @@ def _own(adapter: AnyAdapter) -> set[str]:
     return {name for base in adapter.__mro__ if base not in Adapter.__mro__ for name in vars(base)}
 
 
-_classes: dict[tuple[type[nn.Module], AnyAdapter], type[nn.Module]] = {}
-
-
-def _adapted_class(kind: type[nn.Module], adapter: AnyAdapter) -> type[nn.Module]:
-    key = (kind, adapter)
-    if key not in _classes:
-        names: dict[str, Any] = dict(__module__=kind.__module__, __qualname__=kind.__qualname__)
-        names.update({RECIPE: (_adapted_class, kind, adapter), '__reduce_ex__': reduce_made})
-        _classes[key] = type(kind.__name__, (adapter, kind), names)
-    return _classes[key]
-
-
-Installed = Callable[[], Tensor | None]
+def adapter_level(kind: type[nn.Module], adapter: AnyAdapter) -> tuple[tuple[type, ...], dict[str, Any]]:
+    """Level of a module's class (see :mod:`mmdms.network.module_swap`): the methods of an adapter."""
+    return (adapter,), {}

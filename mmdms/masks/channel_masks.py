@@ -23,7 +23,7 @@ from ..adapters.base import adapt, unadapt
 from ..adapters.reductions import mask_reductions
 from ..errors import ConfigError, StructureError
 from ..network.copying import copy_network
-from ..network.made_classes import RECIPE, reduce_made
+from ..network.module_swap import has_level, restore_class, swap_class
 from ..ops.feedback import feedback
 from ..ops.products import blend, mask_product
 from ..space.search_space import FIXED, SearchSpace
@@ -149,6 +149,7 @@ class BlockGate:
         self.bank = bank
         self.element = element
         self.folded = folded
+        self.handle: Any = None  # as of NetworkCall
         self._place = None if folded else bank.place(torch.tensor([[element]]))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -230,15 +231,14 @@ def _look_up(kind: type[nn.Module]) -> Callable[..., Any]:
     return forward
 
 
-def _masked_class(kind: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
-    namespace: dict[str, Any] = {name: _masked_property(name) for name in attributes}
-    namespace.update({RECIPE: (_masked_class, kind, attributes), '__reduce_ex__': reduce_made})
+def mask_level(kind: type[nn.Module], attributes: tuple[str, ...]) -> tuple[tuple[type, ...], dict[str, Any]]:
+    """Level of a module's class (see :mod:`mmdms.network.module_swap`): reads of these parameters are masked."""
+    found: dict[str, Any] = {name: _masked_property(name) for name in attributes}
     if 'weight' in attributes and kind.forward in INPUT_DIMS:
-        namespace['forward'] = _masked_forward(kind, INPUT_DIMS[kind.forward])
+        found['forward'] = _masked_forward(kind, INPUT_DIMS[kind.forward])
     if 'weight' in attributes and issubclass(kind, nn.Embedding):
-        namespace['forward'] = _look_up(kind)
-    namespace.update(_mmdms_base=kind, __module__=kind.__module__, __qualname__=kind.__qualname__)
-    return type(kind.__name__, (kind,), namespace)
+        found['forward'] = _look_up(kind)
+    return (), found
 
 
 class Masks:
@@ -265,7 +265,8 @@ class Masks:
             for name in group:
                 ends = () if feedback else space.branches.get(name, ())
                 gates.update(dict.fromkeys(ends, element))
-                model.get_submodule(name).register_forward_hook(BlockGate(self.bank, element, folded=bool(ends)))
+                gate = BlockGate(self.bank, element, folded=bool(ends))
+                gate.handle = model.get_submodule(name).register_forward_hook(gate)
         masked = {
             name: MaskedWeight(self.bank, wanted.get(name, []), parameter.dim(), feedback, gates.get(name))
             for name, parameter in model.named_parameters()
@@ -307,16 +308,14 @@ def mask_weights(model: nn.Module, masked: Mapping[str, Callable[[Tensor], Tenso
         for attribute, weight in read.items():
             module.__dict__[_PREFIX + attribute] = weight
         if read:
-            module.__class__ = _masked_class(type(module), tuple(read))
+            swap_class(module, mask_level, tuple(read))
 
 
 def remove_masks(model: nn.Module) -> None:
     """Take all masks off a network, in place: what is left are the classes, attributes and hooks from before."""
     for module in model.modules():
         module.__dict__.pop(INNER_MASKS, None)
-        base = getattr(type(module), '_mmdms_base', None)
-        if base is not None:
-            module.__class__ = base
+        if restore_class(module, mask_level):
             for key in [k for k in module.__dict__ if k.startswith(_PREFIX)]:
                 del module.__dict__[key]
         for handle in _own_hooks(module):
@@ -328,7 +327,7 @@ def remove_masks(model: nn.Module) -> None:
 def has_masks(model: nn.Module) -> bool:
     """Whether a network, or a part of it, carries masks."""
     return any(
-        hasattr(type(module), '_mmdms_base') or INNER_MASKS in module.__dict__ or _own_hooks(module)
+        has_level(module, mask_level) or INNER_MASKS in module.__dict__ or _own_hooks(module)
         for module in model.modules()
     )
 

@@ -78,6 +78,8 @@ class NetworkCall:
     def __init__(self, masks: Followed, ends: bool = False) -> None:
         self.masks = masks
         self.ends = ends
+        self.handle: Any = None
+        """Of this hook. Where it is unpickled, PyTorch gives its number to no other hook."""
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
         if self.ends:
@@ -90,8 +92,9 @@ def follow(network: nn.Module, masks: Followed, source: MaskSource) -> None:
     """Have the masks of a network, which are off now, follow a source."""
     masks.source = source
     masks.hold()
-    network.register_forward_pre_hook(NetworkCall(masks))
-    network.register_forward_hook(NetworkCall(masks, ends=True), always_call=True)
+    begins, ends = NetworkCall(masks), NetworkCall(masks, ends=True)
+    begins.handle = network.register_forward_pre_hook(begins)
+    ends.handle = network.register_forward_hook(ends, always_call=True)
 
 
 State = tuple[tuple[Any, ...], tuple[torch.Tensor, ...]]

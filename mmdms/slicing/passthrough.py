@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..network.copying import copy_network
-from ..network.made_classes import RECIPE, reduce_made
+from ..network.module_swap import make_class
 
 
 class Passthrough(nn.Module):
@@ -76,8 +76,8 @@ def pass_through(block: nn.Module, streams: int = 1, in_tuple: bool = False) -> 
     """
     in_tuple = in_tuple or streams > 1
     names = _arguments(block, streams)
-    kind = Passthrough if names is None else _passthrough_class(Passthrough, names, streams, in_tuple)
-    standing = kind(streams, in_tuple)
+    kind: Any = Passthrough if names is None else make_class(Passthrough, arguments_level, names, streams, in_tuple)
+    standing: Passthrough = kind(streams, in_tuple)
     standing.__dict__[_BLOCK] = _without_weights(block)
     return standing.train(block.training)
 
@@ -110,16 +110,17 @@ def _arguments(block: nn.Module, streams: int) -> tuple[str, ...] | None:
     return tuple(p.name for p in parameters)  # TorchScript knows no argument by keyword alone
 
 
-def _passthrough_class(
-    base: type[Passthrough], names: tuple[str, ...], streams: int, in_tuple: bool
-) -> type[Passthrough]:
-    """A class whose forward takes a tensor for each of the first ``names``, and anything or nothing for the others."""
+def arguments_level(
+    kind: type[nn.Module], names: tuple[str, ...], streams: int, in_tuple: bool
+) -> tuple[tuple[type, ...], dict[str, Any]]:
+    """Level of a pass-through's class: its forward names its arguments.
+
+    It takes a tensor for each of the first ``names``, and anything or nothing for the others.
+    """
     graph = fx.Graph()  # torch.fx keeps the source of the functions that it writes, which TorchScript asks for
     given = tuple(graph.placeholder(name, Tensor) for name in names[:streams])
     for name in names[streams:]:
         graph.placeholder(name, Any, default_value=None)
     graph.output(given if in_tuple else given[0])
     forward = type(fx.GraphModule(nn.Module(), graph)).forward
-    recipe = _passthrough_class, base, names, streams, in_tuple
-    namespace = dict(forward=forward, __module__=__name__, __reduce_ex__=reduce_made)
-    return type(base.__name__, (base,), {**namespace, RECIPE: recipe})
+    return (), dict(forward=forward)
