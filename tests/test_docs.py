@@ -106,8 +106,8 @@ def test_plain_pytorch(tmp_path, monkeypatch):
         torch.testing.assert_close(page['restored'](images), subnet(images))
     # Ordinary: nothing of the search is left in it, and the searched model still has its masks.
     assert {type(m).__module__.split('.')[0] for m in subnet.modules()} <= {'torch', '__main__', 'mmdms', 'builtins'}
-    assert not any(hasattr(type(m), '_mmdms_base') for m in subnet.modules())
-    assert any(hasattr(type(m), '_mmdms_base') for m in model.modules())
+    assert not any(hasattr(type(m), '_mmdms_original') for m in subnet.modules())
+    assert any(hasattr(type(m), '_mmdms_original') for m in model.modules())
     assert sum(p.numel() for p in subnet.parameters()) == space.cost('params', space.mask(structure))
     # A step of training, as any network takes it.
     subnet.train()(images[:8]).sum().backward()

@@ -30,8 +30,8 @@ class SelfAttention(Adapter):
         """Queries, keys and values, each (B, heads, N, width), of the output (B, N, channels) of ``qkv``."""
         query, value = self.num_heads * self.qk_dims, self.num_heads * self.v_dims
         q, k, v = qkv.split([query, query, value], dim=-1)
-        q, k = (self.split_heads(part, width='qk_dims').transpose(1, 2) for part in (q, k))
-        return q, k, self.split_heads(v, width='v_dims').transpose(1, 2)
+        q, k = (self._mmdms.split_heads(part, width='qk_dims').transpose(1, 2) for part in (q, k))
+        return q, k, self._mmdms.split_heads(v, width='v_dims').transpose(1, 2)
 
     def qkv_heads(self, qkv: Tensor, normalised: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`qkv_parts`, ready for the product of queries and keys.
@@ -40,7 +40,7 @@ class SelfAttention(Adapter):
             normalised: whether the caller normalises queries and keys before it multiplies them.
         """
         q, k, v = self.qkv_parts(qkv)
-        q, k = self.contract('query', q, k, both=normalised)
+        q, k = self._mmdms.contract('query', q, k, both=normalised)
         return q, k, v
 
 

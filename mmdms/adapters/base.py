@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..network.module_swap import restore_class, swap_class
 from ..registry import ADAPTERS
 from ..tracing import declarations
-
-MASKS = '_mmdms_inner'
-"""Key of a module's ``__dict__`` under which installed masks lie: name -> function that returns the mask."""
+from .own_names import Handle, OwnFirst, check_adapts, tool
+from .tools import TOOLS
 
 if TYPE_CHECKING:
     _Mixin = Any  # it runs with the attributes of whatever module it adapts
@@ -29,8 +30,8 @@ class Adapter(declarations.Declares, _Mixin):
 
     The methods run with the adapted module as ``self``. An adapter with a
     ``forward`` takes the place of the module's own, in the supernet and in the
-    subnet, and must compute the same; in it, the methods below say what no
-    operation shows. An adapter without one only keeps attributes up to date.
+    subnet, and must compute the same; in it, the methods of ``self._mmdms`` say
+    what no operation shows. An adapter without one only keeps attributes up to date.
 
     Attributes:
         adapts: the module type, or its dotted name, so that a package need not be
@@ -65,112 +66,12 @@ class Adapter(declarations.Declares, _Mixin):
             names: of all removed blocks that are part of this module, as seen from it.
         """
 
-    # ---- for use in ``forward`` ----------------------------------------------------
+    _mmdms: ClassVar[Any] = Handle()
+    """The :class:`~mmdms.adapters.tools.AdapterTools` of the module, for use in ``forward``."""
 
-    def follow(self, name: str, x: Tensor, dim: int, removes: bool = False) -> Tensor | None:
-        """Mask of the elements along dimension ``dim`` of ``x``, to be applied by the caller.
 
-        Args:
-            name: tells several masks of one module apart.
-            x, dim: a tensor and one of its dimensions.
-            removes: whether the caller's use of the mask takes the elements out of all that follows.
-
-        Returns:
-            Shape ``(x.size(dim),)``; None where nothing is masked.
-        """
-        tracer = declarations.active_tracer()
-        if tracer is not None:
-            declarations.note_mask(tracer, name, x, dim, removes)
-            return None
-        return self.mask(name)
-
-    def mask(self, name: str) -> Tensor | None:
-        """The mask installed under ``name``; None where nothing is masked."""
-        installed = self.__dict__.get(MASKS, {}).get(name)
-        return None if installed is None else installed()
-
-    def sized(self, attribute: str, x: Tensor, dim: int, kind: str = 'channels') -> None:
-        """State that ``attribute`` of this module is the size of dimension ``dim`` of ``x``.
-
-        Args:
-            kind: of the units that these elements make up, a name in the registry ``MUTABLES``.
-        """
-        tracer = declarations.active_tracer()
-        if tracer is not None:
-            declarations.note_size(tracer, attribute, x, dim, kind)
-
-    def begin(self, attribute: str, x: Tensor, dim: int, kind: str) -> Tensor:
-        """``x``, whose positions along ``dim`` no layer outputs: ``attribute`` of this module says how many to make.
-
-        They are elements of units of their own, removed by the weights that read them. A search sets the attribute.
-
-        Args:
-            kind: of these units, a name in the registry ``MUTABLES``.
-        """
-        tracer = declarations.active_tracer()
-        return x if tracer is None else declarations.begin(tracer, attribute, x, dim, kind)
-
-    def listed(self, attribute: str, x: Tensor, dim: int) -> None:
-        """State that ``attribute`` of this module lists a number for every position along ``dim`` of ``x``."""
-        tracer = declarations.active_tracer()
-        if tracer is not None:
-            declarations.note_list(tracer, attribute, x, dim)
-
-    def split_heads(
-        self,
-        x: Tensor,
-        heads: str = 'num_heads',
-        width: str | tuple[str, ...] = 'head_dims',
-        dim: int = -1,
-        kind: str = 'heads',
-    ) -> Tensor:
-        """Unflatten dimension ``dim`` of ``x`` into heads times width, which shrink apart.
-
-        Args:
-            heads, width: attributes of this module that hold both numbers. Every call with
-                the same attribute shares its elements. Several widths lie one after the
-                other in every head.
-            kind: of the units of heads, a name in the registry ``MUTABLES``.
-        """
-        widths = (width,) if isinstance(width, str) else width
-        tracer = declarations.active_tracer()
-        if tracer is not None:
-            return declarations.split_heads(tracer, x, dim, heads, widths, kind)
-        return x.unflatten(dim, (getattr(self, heads), sum(getattr(self, name) for name in widths)))
-
-    def contract(self, name: str, a: Tensor, b: Tensor, dim: int = -1, both: bool = False) -> tuple[Tensor, Tensor]:
-        """Mask ``a`` along ``dim``, along which the caller will sum the product of ``a`` and ``b``.
-
-        Args:
-            both: mask ``b`` too, for a caller that does more than multiply (that normalises first, say).
-
-        Returns:
-            ``a``, masked, and ``b``.
-        """
-        tracer = declarations.active_tracer()
-        if tracer is not None:
-            return declarations.contract(tracer, name, a, b, dim)
-        mask = self.mask(name)
-        if mask is None:
-            return a, b
-        mask = mask.view([-1] + [1] * (-dim - 1 if dim < 0 else a.dim() - dim - 1))
-        return a * mask.to(a.dtype), b * mask.to(b.dtype) if both else b
-
-    def tie(self, a: Tensor, b: Tensor) -> None:
-        """State that elements at equal positions of two tensors (after broadcasting) are one."""
-        tracer = declarations.active_tracer()
-        if tracer is not None:
-            declarations.tie(tracer, a, b)
-
-    def carry(self, out: Tensor, x: Tensor, dim: int) -> Tensor:
-        """``out``; each of its positions along ``dim`` was computed from that of ``x`` alone, unseen by the tracer."""
-        tracer = declarations.active_tracer()
-        return out if tracer is None else declarations.carry(tracer, out, x, dim)
-
-    def hide(self, x: Tensor, *dims: int) -> Tensor:
-        """``x``; its elements along ``dims`` are this module's own business from here on."""
-        tracer = declarations.active_tracer()
-        return x if tracer is None else declarations.hide(tracer, x, *dims)
+for _name in TOOLS:  # ``self.follow(...)`` for ``self._mmdms.follow(...)``, where the module itself has no ``follow``
+    setattr(Adapter, _name, tool(_name))
 
 
 AnyAdapter = type[Adapter]
@@ -317,8 +218,15 @@ def _has(module: nn.Module, name: str) -> bool:
 
 
 def _registered() -> Iterator[AnyAdapter]:
-    ADAPTERS.import_from_location()
-    return iter(ADAPTERS.module_dict.values())
+    for adapter in ADAPTERS.module_dict.values():
+        if adapter not in _checked and not adapter.__module__.startswith('mmdms.'):  # a test checks those
+            check_adapts(adapter)
+            _checked.add(adapter)
+        yield adapter
+
+
+_checked: WeakSet[Any] = WeakSet()
+"""Adapters of users whose ``adapts`` names a class."""
 
 
 def _own(adapter: AnyAdapter) -> set[str]:
@@ -327,5 +235,12 @@ def _own(adapter: AnyAdapter) -> set[str]:
 
 
 def adapter_level(kind: type[nn.Module], adapter: AnyAdapter) -> tuple[tuple[type, ...], dict[str, Any]]:
-    """Level of a module's class (see :mod:`mmdms.network.module_swap`): the methods of an adapter."""
-    return (adapter,), {}
+    """Level of a module's class (see :mod:`mmdms.network.module_swap`): the methods of an adapter.
+
+    Names of :class:`Adapter` that the module has itself (a method ``follow``, a buffer ``mask``) stay the module's.
+    """
+    own = {name: getattr_static(kind, name, None) or OwnFirst(name, Adapter) for name in RESERVED}
+    return (adapter,), own
+
+
+RESERVED = tuple(name for name in vars(Adapter) if not name.startswith('_')) + ('adapts',)

@@ -43,14 +43,14 @@ class ChannelAttention(Adapter):
         widths = ['column_dims'] * 3
         widths[0 if self.rows_first else 1] = 'row_dims'
         parts = self.qkv(x).split([self.num_heads * getattr(self, width) for width in widths], dim=-1)
-        heads = [self.split_heads(part, width=width) for part, width in zip(parts, widths, strict=True)]
+        heads = [self._mmdms.split_heads(part, width=width) for part, width in zip(parts, widths, strict=True)]
         first, second, third = (part.permute(0, 2, 3, 1) for part in heads)
         return first, second, third
 
     def mixed(self, rows: Tensor, columns: Tensor, values: Tensor, scale: Tensor | float) -> Tensor:
         """Values (B, heads, columns, N), as mixed for every row, as (B, N, heads * rows)."""
-        mask = self.follow('columns', columns, -2, removes=True)
-        columns, values = self.hide(columns, -2), self.hide(values, -2)
+        mask = self._mmdms.follow('columns', columns, -2, removes=True)
+        columns, values = self._mmdms.hide(columns, -2), self._mmdms.hide(values, -2)
         attention = masked_softmax((rows @ columns.transpose(-2, -1)) * scale, mask)
         return (self.dropped(attention) @ values).permute(0, 3, 1, 2).flatten(2)
 

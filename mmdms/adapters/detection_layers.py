@@ -23,8 +23,12 @@ class L2NormAdapter(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """As the layer; x is (B, C, H, W)."""
         precise = x.float() if x.dtype == torch.float16 else x
-        mask = self.follow('channels', precise, 1)
-        square = self.hide(precise, 1).square() if mask is None else precise.square() * mask.to(x.dtype).view(-1, 1, 1)
+        mask = self._mmdms.follow('channels', precise, 1)
+        square = (
+            self._mmdms.hide(precise, 1).square()
+            if mask is None
+            else precise.square() * mask.to(x.dtype).view(-1, 1, 1)
+        )
         length = square.sum(1, keepdim=True).sqrt() + self.eps
         return (self.weight.view(-1, 1, 1) * precise / length).type_as(x)
 
@@ -78,7 +82,7 @@ class NonLocalAdapter(Adapter):
             return super().forward(x)
         values = self.g(x).flatten(2).transpose(1, 2)
         theta, phi = (layer(x).flatten(2).transpose(1, 2) for layer in (self.theta, self.phi))
-        theta, phi = self.contract('theta', theta, phi)
+        theta, phi = self._mmdms.contract('theta', theta, phi)
         weights = theta @ phi.transpose(1, 2)
         if self.mode == 'dot_product':
             weights = weights / weights.size(-1)

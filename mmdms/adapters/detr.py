@@ -38,8 +38,8 @@ class SinePositionalEncodingAdapter(Adapter):
             waves = waves[:, self.places]
         if input is None:
             return waves
-        self.listed('places', input, 1)
-        return self.carry(waves, input, 1)
+        self._mmdms.listed('places', input, 1)
+        return self._mmdms.carry(waves, input, 1)
 
 
 @ADAPTERS.register_module()
@@ -73,12 +73,12 @@ class ConditionalAttentionAdapter(HeadMasks):
         q, k, place = self.qcontent_proj(query), self.kcontent_proj(key), self.kpos_proj(key_pos)
         if joint:
             q, k = q + self.qpos_proj(query_pos), k + place
-        q, k = self.contract('content', self.heads(q, 'qk_dims'), self.heads(k, 'qk_dims'))
+        q, k = self._mmdms.contract('content', self.heads(q, 'qk_dims'), self.heads(k, 'qk_dims'))
         attention = q @ k.transpose(-2, -1)
         if self.cross_attn:
             width = 'qk_dims' if joint else 'pos_dims'
             sine, place = self.heads(self.qpos_sine_proj(ref_sine_embed), width), self.heads(place, width)
-            sine, place = self.contract('position', sine, place)
+            sine, place = self._mmdms.contract('position', sine, place)
             attention = attention + sine @ place.transpose(-2, -1)
         attention = self.add_mask(attention * self.scale, attn_mask, key_padding_mask)
         mixed = self.attn_drop(attention.softmax(-1)) @ self.heads(self.v_proj(key), 'v_dims')
@@ -86,7 +86,7 @@ class ConditionalAttentionAdapter(HeadMasks):
 
     def heads(self, x: Tensor, width: str) -> Tensor:
         """x (B, N, C) as (B, heads, N, width)."""
-        return self.split_heads(x, width=width).transpose(1, 2)
+        return self._mmdms.split_heads(x, width=width).transpose(1, 2)
 
     def resized(self, old: Shapes) -> None:
         """The width of queries is that of the layer which reads them."""
@@ -131,7 +131,7 @@ class DeformableDETRAdapter(Adapter):
         """As the detector; memory is (B, N, C). With two stages queries are as wide as features."""
         if self.as_two_stage:
             decoder, head = super().pre_decoder(memory, memory_mask, spatial_shapes)
-            self.tie(memory[:, :1], decoder['query'][:, :1])
+            self._mmdms.tie(memory[:, :1], decoder['query'][:, :1])
             return decoder, head
         place, query = self.query_embedding.weight.expand(len(memory), -1, -1).chunk(2, dim=2)
         points = self.reference_points_fc(place).sigmoid()
@@ -254,7 +254,7 @@ class DeformableAttentionAdapter(Adapter):
         value = self.value_proj(value)
         if key_padding_mask is not None:
             value = value.masked_fill(key_padding_mask[..., None], 0.0)
-        value = self.split_heads(value, width='value_dims')
+        value = self._mmdms.split_heads(value, width='value_dims')
         out = self.sampled(
             value, spatial_shapes, level_start_index, self.locations(query, reference_points, spatial_shapes),
             self.point_weights(query),
@@ -264,7 +264,7 @@ class DeformableAttentionAdapter(Adapter):
 
     def locations(self, query: Tensor, places: Tensor, shapes: Tensor) -> Tensor:
         """Where heads look, shape (B, N, heads, levels, points, 2), as shares of a map's width and height."""
-        offsets = self.split_heads(self.sampling_offsets(query), width='offset_dims')
+        offsets = self._mmdms.split_heads(self.sampling_offsets(query), width='offset_dims')
         offsets = fixed(offsets, -1, reason='moves the samples of deformable attention')
         offsets = offsets.unflatten(-1, (self.num_levels, self.num_points, 2))
         places = fixed(places, -1, reason='is a coordinate')[:, :, None, :, None]
@@ -274,7 +274,7 @@ class DeformableAttentionAdapter(Adapter):
 
     def point_weights(self, query: Tensor) -> Tensor:
         """How much every point counts, shape (B, N, heads, levels, points)."""
-        weights = self.split_heads(self.attention_weights(query), width='weight_dims')
+        weights = self._mmdms.split_heads(self.attention_weights(query), width='weight_dims')
         weights = fixed(weights, -1, reason='weighs the samples of deformable attention').softmax(-1)
         return weights.unflatten(-1, (self.num_levels, self.num_points))
 

@@ -18,7 +18,7 @@ class SDTAEncoderAdapter(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """As the module; x is (B, C, H, W)."""
         scales = x.split([*[self.conv_channels] * self.num_convs, x.size(1) - self.num_convs * self.conv_channels], 1)
-        self.sized('conv_channels', scales[0], 1)
+        self._mmdms.sized('conv_channels', scales[0], 1)
         mixed: list[Tensor] = []
         for conv, scale in zip(self.conv_modules, scales[:-1], strict=True):
             mixed.append(conv(mixed[-1] + scale if mixed else scale))

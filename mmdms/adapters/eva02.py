@@ -53,6 +53,6 @@ class AttentionWithRoPEAdapter(SelfAttention):
                 torch.cat([part[:, :, :first], self.rope(part[:, :, first:], patch_resolution)], dim=2).type_as(v)
                 for part in (q, k)
             )
-        q, k = self.contract('query', q, k)
+        q, k = self._mmdms.contract('query', q, k)
         attention = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1).type_as(x)
         return self.proj_drop(self.proj((self.attn_drop(attention) @ v).transpose(1, 2).flatten(2)))

@@ -23,8 +23,8 @@ class NormProductAdapter(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """As the layer, over the features that stay; x is (B, C)."""
         if self.feature_norm:
-            mask = self.follow('features', x, 1)
-            kept = self.hide(x, 1) if mask is None else x * mask.to(x.dtype)
+            mask = self._mmdms.follow('features', x, 1)
+            kept = self._mmdms.hide(x, 1) if mask is None else x * mask.to(x.dtype)
             x = x / torch.linalg.vector_norm(kept, dim=1, keepdim=True).clamp_min(EPS)
         products = F.linear(x, self.weight)
         if self.weight_norm:

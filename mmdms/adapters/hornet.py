@@ -23,21 +23,21 @@ class HorNetLayerNormAdapter(Adapter):
         """As the layer, over the channels that stay."""
         if self.data_format == 'channels_first':
             return self.channels_first(x)
-        mask = self.follow('channels', x, -1)
+        mask = self._mmdms.follow('channels', x, -1)
         if mask is None:
             return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         return masked_layer_norm(x, mask, self.weight, self.bias, self.eps)
 
     def channels_first(self, x: Tensor) -> Tensor:
         """As the layer, over the channels of (B, C, H, W) that stay."""
-        mask = self.follow('channels', x, 1)
+        mask = self._mmdms.follow('channels', x, 1)
 
         def mean(values: Tensor) -> Tensor:
             if mask is None:
                 return values.mean(1, keepdim=True)
             return (values * (mask / mask.sum()).to(x.dtype).view(-1, 1, 1)).sum(1, keepdim=True)
 
-        hidden = self.hide(x, 1)
+        hidden = self._mmdms.hide(x, 1)
         average = mean(hidden)
         normed = (x - average) / torch.sqrt(mean((hidden - average).square()) + self.eps)
         return self.weight[:, None, None] * normed + self.bias[:, None, None]

@@ -78,7 +78,7 @@ class InstanceNormAdapter(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer; x is (B, C, ...)."""
-        self.sized('num_features', x, 1)
+        self._mmdms.sized('num_features', x, 1)
         return super().forward(x)
 
 

@@ -17,7 +17,7 @@ class BiasedAttention(Adapter):
 
     def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Values (B, heads, M, d), as mixed by queries (B, heads, N, key_dim) and keys, as (B, N, heads * d)."""
-        q, k = self.contract('query', q, k)
+        q, k = self._mmdms.contract('query', q, k)
         bias = self.attention_biases[:, self.attention_bias_idxs]
         attention = ((q @ k.transpose(-2, -1)) * self.scale + bias).softmax(dim=-1)
         return (attention @ v).transpose(1, 2).flatten(2)
@@ -28,7 +28,7 @@ class BiasedSelfAttention(BiasedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the module; x is (B, N, C)."""
-        heads = self.split_heads(self.qkv(x), width=('key_dim', 'key_dim', 'd')).transpose(1, 2)
+        heads = self._mmdms.split_heads(self.qkv(x), width=('key_dim', 'key_dim', 'd')).transpose(1, 2)
         q, k, v = heads.split([self.key_dim, self.key_dim, self.d], dim=-1)
         return self.proj(self.mixed(q, k, v))
 
@@ -66,7 +66,7 @@ class AttentionSubsampleAdapter(BiasedAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the module; x is (B, N, C)."""
-        keys = self.split_heads(self.kv(x), width=('key_dim', 'd')).transpose(1, 2)
+        keys = self._mmdms.split_heads(self.kv(x), width=('key_dim', 'd')).transpose(1, 2)
         k, v = keys.split([self.key_dim, self.d], dim=-1)
-        q = self.split_heads(self.q(x), width='key_dim').transpose(1, 2)
+        q = self._mmdms.split_heads(self.q(x), width='key_dim').transpose(1, 2)
         return self.proj(self.mixed(q, k, v))

@@ -24,8 +24,8 @@ class HeadMasks(Adapter):
         """
         if mask is not None:
             if mask.dim() == 3:
-                self.listed('places', attention, 1)
-                mask = self.carry(mask.unflatten(0, (len(attention), -1))[:, self.places], attention, 1)
+                self._mmdms.listed('places', attention, 1)
+                mask = self._mmdms.carry(mask.unflatten(0, (len(attention), -1))[:, self.places], attention, 1)
             attention = _hidden(attention, mask)
         return attention if padding is None else _hidden(attention, padding[:, None, None])
 
@@ -77,7 +77,7 @@ class TorchAttentionAdapter(HeadMasks):
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self.projected(query, key, value)
-        q, k = self.contract('query', q, k)
+        q, k = self._mmdms.contract('query', q, k)
         if need_weights or attn_mask is not None or key_padding_mask is not None:
             attention = self.add_mask((q * self.scale) @ k.transpose(-2, -1), attn_mask, key_padding_mask)
             attention = F.dropout(attention.softmax(-1), self.dropout, self.training)
@@ -100,16 +100,16 @@ class TorchAttentionAdapter(HeadMasks):
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.split(rows)
         q, k, v = (F.linear(*parts) for parts in zip((query, key, value), weights, biases, strict=True))
-        q, k = (self.split_heads(part, width='qk_dims').transpose(1, 2) for part in (q, k))
-        return q, k, self.split_heads(v, width='v_dims').transpose(1, 2)
+        q, k = (self._mmdms.split_heads(part, width='qk_dims').transpose(1, 2) for part in (q, k))
+        return q, k, self._mmdms.split_heads(v, width='v_dims').transpose(1, 2)
 
     def weights(self, attention: Tensor, average: bool) -> Tensor:
         """Attention (B, heads, queries, keys) as it is handed out, on request its mean over heads."""
         if not average:
             return attention
-        mask = self.follow('heads', attention, 1)
+        mask = self._mmdms.follow('heads', attention, 1)
         if mask is None:
-            return self.hide(attention, 1).mean(1)
+            return self._mmdms.hide(attention, 1).mean(1)
         return torch.einsum('bhqk,h->bqk', attention, (mask / mask.sum()).to(attention.dtype))
 
     def resized(self, old: Shapes) -> None:

@@ -22,7 +22,7 @@ class MultiScaleAttentionAdapter(SelfAttention):
         q, q_shape = pooled(q, in_size, self.pool_q, self.norm_q)
         k, k_shape = pooled(k, in_size, self.pool_k, self.norm_k)
         v, _ = pooled(v, in_size, self.pool_v, self.norm_v)
-        masked, k = self.contract('query', q, k)
+        masked, k = self._mmdms.contract('query', q, k)
         attention = (masked * self.scale) @ k.transpose(-2, -1)
         if self.rel_pos_spatial:
             attention = attention + relative_bias(self, q, self.rel_pos_h, self.rel_pos_w, q_shape, k_shape)

@@ -27,7 +27,7 @@ class LayerNormAdapter(Adapter):
         """As the layer, over the channels that stay."""
         if len(self.normalized_shape) != 1 or self.weight is None:
             return super().forward(x)
-        mask = self.follow('channels', x, -1)
+        mask = self._mmdms.follow('channels', x, -1)
         if mask is None:
             return super().forward(x)
         return masked_layer_norm(x, mask, self.weight, self.bias, self.eps)
@@ -45,7 +45,7 @@ class _ImageLayerNorm(Adapter):
     def forward(self, x: Tensor, data_format: str = 'channel_first') -> Tensor:
         """As the layer, over the channels that stay."""
         first = data_format == 'channel_first'
-        mask = None if self.weight is None else self.follow('channels', x, 1 if first else -1)
+        mask = None if self.weight is None else self._mmdms.follow('channels', x, 1 if first else -1)
         if mask is None:
             return super().forward(x) if first else super().forward(x, data_format=data_format)
         if not first:
@@ -75,7 +75,7 @@ class GroupNormAdapter(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer, over the channels that stay."""
-        mask = self.follow('channels', x, 1) if self.num_groups == 1 and self.weight is not None else None
+        mask = self._mmdms.follow('channels', x, 1) if self.num_groups == 1 and self.weight is not None else None
         if mask is None:
             return super().forward(x)
         return masked_group_norm(x, mask, self.weight, self.bias, self.eps)
@@ -101,9 +101,9 @@ class GRNAdapter(Adapter):
         channel, space = (1, (2, 3)) if data_format == 'channel_first' else (3, (1, 2))
         shape = [1, -1, 1, 1] if channel == 1 else [1, 1, 1, -1]
         response = torch.linalg.vector_norm(x, dim=space, keepdim=True)
-        mask = self.follow('channels', response, channel)
+        mask = self._mmdms.follow('channels', response, channel)
         if mask is None:
-            mean = self.hide(response, channel).mean(channel, keepdim=True)
+            mean = self._mmdms.hide(response, channel).mean(channel, keepdim=True)
         else:
             mean = (response * (mask / mask.sum()).to(x.dtype).view(shape)).sum(channel, keepdim=True)
         scaled = x * (response / (mean + self.eps))

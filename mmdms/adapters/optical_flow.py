@@ -18,5 +18,5 @@ class UpdateBlockAdapter(Adapter):
         self, hidden_state: Tensor, context: Tensor, corr_features: Tensor, flow: Tensor
     ) -> tuple[Tensor, Tensor]:
         """As the module."""
-        self.sized('hidden_state_size', hidden_state, 1)
+        self._mmdms.sized('hidden_state_size', hidden_state, 1)
         return super().forward(hidden_state, context, corr_features, flow)

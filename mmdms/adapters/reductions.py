@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 from ..network.call_sites import Occurrences, call_site
 from ..ops.reductions import READERS, Reduction, reduction_of
 from ..tracing.reductions import mask_name
-from .base import MASKS, Adapter, adapt_module
+from .base import Adapter, adapt_module
+from .tools import MASKS
 
 
 class MaskedReductions(Adapter):
@@ -51,7 +52,7 @@ class _Masking(TorchFunctionMode):
         """Masks of all dimensions that a call reduces, as one that broadcasts; None where nothing is masked."""
         found = None
         for dim in reduction.dims:
-            mask = self._module.mask(mask_name(line, dim))
+            mask = self._module._mmdms.mask(mask_name(line, dim))
             if mask is not None:
                 shape = [1] * reduction.x.dim()
                 shape[dim] = -1

@@ -25,11 +25,11 @@ class RepMLPBlockAdapter(Adapter):
         gate = self.gp(x)
         size = x.size(2) // self.path_h, x.size(3) // self.path_w
         if self.num_sharesets == 1:
-            self.sized('rows', x, 1)
+            self._mmdms.sized('rows', x, 1)
             parts = x.unsqueeze(2)
         else:
-            parts = self.split_heads(x, 'rows', 'num_sharesets', dim=1)
-        mask = self.follow('rows', parts, 1)
+            parts = self._mmdms.split_heads(x, 'rows', 'num_sharesets', dim=1)
+        mask = self._mmdms.follow('rows', parts, 1)
         if mask is None:
             mixed = self.mix(parts, size)
         else:  # norms in training take their statistics of the rows that stay

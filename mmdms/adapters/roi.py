@@ -19,7 +19,7 @@ class RoIAlignAdapter(Adapter):
 
     def forward(self, features: Tensor, rois: Tensor) -> Tensor:
         """As the layer."""
-        return self.carry(super().forward(features, rois), features, 1)
+        return self._mmdms.carry(super().forward(features, rois), features, 1)
 
 
 @ADAPTERS.register_module()
@@ -35,7 +35,7 @@ class SingleRoIExtractorAdapter(Adapter):
     def forward(self, feats: Any, rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """As the module; one feature map (B, C, H, W) per level, boxes (n, 5), to (n, C, h, w)."""
         rois = rois.type_as(feats[0])
-        self.sized('out_channels', feats[0], 1)
+        self._mmdms.sized('out_channels', feats[0], 1)
         if len(rois) == 0:
             empty = feats[0].new_zeros(0, feats[0].size(1), *self.roi_layers[0].output_size)
             return empty + sum(_nothing(level) for level in feats) if len(feats) > 1 else empty

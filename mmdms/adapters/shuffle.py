@@ -35,7 +35,7 @@ class Shuffling(Adapter):
 
     def shuffled(self, x: Tensor) -> Tensor:
         """Channels of x (B, C, H, W) in their new order."""
-        self.listed('places', x, 1)
+        self._mmdms.listed('places', x, 1)
         if self._order.device != x.device:
             self._order = self._order.to(x.device)
         return x.index_select(1, self._order)
@@ -87,5 +87,5 @@ class ShuffleNetV2BlockAdapter(Shuffling):
             first, second = self.branch1(x), x
         else:
             first, second = x.split([self.passing, x.size(1) - self.passing], dim=1)
-            self.sized('passing', first, 1)
+            self._mmdms.sized('passing', first, 1)
         return self.shuffled(torch.cat([first, self.branch2(second)], dim=1))

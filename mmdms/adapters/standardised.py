@@ -27,7 +27,7 @@ class _StandardisedConv(Adapter):
         """As the layer, over the channels that stay; x is (B, C, H, W)."""
         per_group = self.weight.size(1)
         # With one channel in a group, each filter has the statistics of that channel alone.
-        mask = self.follow('inputs', x, 1, removes=True) if per_group > 1 else None
+        mask = self._mmdms.follow('inputs', x, 1, removes=True) if per_group > 1 else None
         if mask is None:
             return super().forward(x)
         kept = mask[:per_group].view(1, -1, 1, 1)  # all groups shrink equally

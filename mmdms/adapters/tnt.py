@@ -19,7 +19,7 @@ class PixelEmbedAdapter(Adapter):
         """As the module; x is (B, 3, H, W), pixel_pos (1, C, h, w) of one patch."""
         patches = self.unfold(self.proj(x)).transpose(1, 2).flatten(0, 1)
         parts = patches.unflatten(1, (-1, *self.new_patch_size))
-        self.sized('embed_dims_inner', parts, 1)
+        self._mmdms.sized('embed_dims_inner', parts, 1)
         return (parts + pixel_pos).flatten(2).transpose(1, 2)
 
 

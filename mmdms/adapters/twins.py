@@ -28,14 +28,14 @@ class GlobalSubsampledAttentionAdapter(Adapter):
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """As the module; x is (B, H * W, C)."""
-        q = self.split_heads(self.q(x), width='qk_dims').transpose(1, 2)
+        q = self._mmdms.split_heads(self.q(x), width='qk_dims').transpose(1, 2)
         if self.sr_ratio > 1:
             x = self.sr(x.transpose(1, 2).unflatten(2, hw_shape))
             x = self.norm(x.flatten(2).transpose(1, 2))
         k, v = self.kv(x).split([self.num_heads * self.qk_dims, self.num_heads * self.v_dims], dim=-1)
-        k = self.split_heads(k, width='qk_dims').transpose(1, 2)
-        v = self.split_heads(v, width='v_dims').transpose(1, 2)
-        q, k = self.contract('query', q, k)
+        k = self._mmdms.split_heads(k, width='qk_dims').transpose(1, 2)
+        v = self._mmdms.split_heads(v, width='v_dims').transpose(1, 2)
+        q, k = self._mmdms.contract('query', q, k)
         dropout = self.attn_drop if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
         out = self.out_drop(self.proj_drop(self.proj(mixed.transpose(1, 2).flatten(2))))

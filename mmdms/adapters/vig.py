@@ -20,6 +20,6 @@ class KnnGraphAdapter(Adapter):
         return super().forward(self._kept(x), None if y is None else self._kept(y), relative_pos)
 
     def _kept(self, points: Tensor) -> Tensor:
-        mask = self.follow('channels', points, 1)
-        points = self.hide(points, 1).detach()
+        mask = self._mmdms.follow('channels', points, 1)
+        points = self._mmdms.hide(points, 1).detach()
         return points if mask is None else points * mask.detach().to(points.dtype).view(-1, 1, 1)

@@ -86,7 +86,7 @@ class SAMAttentionAdapter(SelfAttention):
         """As the module; x is (B, H, W, C)."""
         shape = (x.size(1), x.size(2))
         q, k, v = self.qkv_parts(self.qkv(x).flatten(1, 2))
-        masked, k = self.contract('query', q, k)
+        masked, k = self._mmdms.contract('query', q, k)
         attention = (masked * self.scale) @ k.transpose(-2, -1)
         if self.use_rel_pos:
             attention = attention + relative_bias(self, q, self.rel_pos_h, self.rel_pos_w, shape, shape)

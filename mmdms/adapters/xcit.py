@@ -21,9 +21,9 @@ class ClassAttentionAdapter(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the module; x is (B, N, C), the class token first."""
-        q = self.split_heads(self.q(x[:, :1]), width='qk_dims').transpose(1, 2)
-        k = self.split_heads(self.k(x), width='qk_dims').transpose(1, 2)
-        v = self.split_heads(self.v(x), width='v_dims').transpose(1, 2)
-        q, k = self.contract('query', q, k)
+        q = self._mmdms.split_heads(self.q(x[:, :1]), width='qk_dims').transpose(1, 2)
+        k = self._mmdms.split_heads(self.k(x), width='qk_dims').transpose(1, 2)
+        v = self._mmdms.split_heads(self.v(x), width='v_dims').transpose(1, 2)
+        q, k = self._mmdms.contract('query', q, k)
         attention = self.attn_drop(((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1))
         return self.proj_drop(self.proj((attention @ v).transpose(1, 2).flatten(2)))

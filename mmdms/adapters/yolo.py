@@ -26,7 +26,7 @@ class CSPLayerWithTwoConvAdapter(Adapter):
         """As the module; x is (B, C, H, W)."""
         x = self.main_conv(x)
         passing, worked = x.split([self.mid_channels, x.size(1) - self.mid_channels], dim=1)
-        self.sized('mid_channels', passing, 1)
+        self._mmdms.sized('mid_channels', passing, 1)
         parts = [passing, worked]
         for block in self.blocks:
             parts.append(block(parts[-1]))

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adapters.base import MASKS as INNER_MASKS
 from ..adapters.base import adapt, unadapt
 from ..adapters.reductions import mask_reductions
+from ..adapters.tools import MASKS as INNER_MASKS
 from ..errors import ConfigError, StructureError
 from ..network.copying import copy_network
 from ..network.module_swap import has_level, restore_class, swap_class

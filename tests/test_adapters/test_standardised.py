@@ -6,7 +6,8 @@ from helpers.adapted import assert_same_forward, flops
 from helpers.tiny import Net, assert_parity, conv, image, random_mask, sizes
 from mmcv.cnn.bricks.conv_ws import ConvAWS2d, ConvWS2d
 
-from mmdms.adapters.base import MASKS, adapt
+from mmdms.adapters.base import adapt
+from mmdms.adapters.tools import MASKS
 from mmdms.api import build_search_space
 from mmdms.slicing.slim import slim
 
