@@ -65,7 +65,7 @@ class FollowedReductions(TorchFunctionMode):
     def _labelled(self, func: Any, reduction: Reduction) -> list[int]:
         """The reduced dimensions along which elements lie, if a mask along each of them tells all that go."""
         with _disable_current_modes(), torch.no_grad():
-            if self._tracer.is_weight(reduction.x):
+            if self._tracer.records.get(reduction.x) is None or self._tracer.is_weight(reduction.x):
                 return []
             labels = canonical(self._tracer.labels(reduction.x))
             dims = [dim for dim in varying_dims(labels) if dim in reduction.dims]

@@ -127,6 +127,7 @@ PACKED = {
 @pytest.mark.parametrize('pack', PACKED.values(), ids=PACKED)
 def test_outputs_of_any_kind_are_compared(pack):
     """The head's channels are outputs, so they stay; a wrong slice is seen."""
+    torch.manual_seed(1)  # not all channels of b are negative
     model = Two(pack)
     space = mmdms.build_search_space(model, image())
     assert sizes(space) == {'a': 8, 'b': 6}

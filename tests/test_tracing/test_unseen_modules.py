@@ -61,9 +61,9 @@ def around(middle, width=6):
 
 def test_control_flow_that_depends_on_data():
     space = space_of(around(Branching()), image())
-    # The mean over channels decides: what feeds it stays. What follows does not, on the way that was taken.
-    assert sizes(space) == {'middle.first': 6, 'b': 5}
-    assert 'mixed with other channels by aten.mean' in reasons(space)['middle']
+    # The mean over channels that decides is that of the channels that stay. The way that was not taken is listed.
+    assert sizes(space) == {'a': 6, 'middle.first': 6, 'b': 5}
+    assert 'is not used by the traced call' in reasons(space)['middle.second']
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_a_parameter_outside_a_layer(function, shape, expected):
 
 def test_a_split_by_an_attribute():
     space = space_of(around(Halves(), width=3), image())
-    # The split stays where it is, so what it cuts off keeps its size; the rest may go.
-    assert sizes(space) == {'a#2': 4, 'middle.left': 3, 'b': 5}
-    assert 'does not run' in reasons(space)['a']
+    # The attribute follows what it counts.
+    assert sizes(space) == {'a': 2, 'a#2': 4, 'middle.left': 3, 'b': 5}
+    assert reasons(space) == {}
 
 
 def test_writes_through_views():
