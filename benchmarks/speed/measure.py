@@ -27,36 +27,8 @@ from mmdms.verification.parity import check_parity
 from mmdms.verification.verifier import random_structure
 
 from .networks import batch_of, build, load
-from .ways import PROGRESS, PRUNING, TARGET, Step, evaluation_of, mutated, search, step_of
-
-WARM_UP = 3
-
-
-def alternate(
-    ways: dict[str, Step], rounds: int, warm_up: int = WARM_UP, device: str = 'cpu'
-) -> dict[str, list[float]]:
-    """Seconds of every call, all ways once per round, so that what else the machine does hits all alike."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for number in range(warm_up + rounds):
-        for way, step in ways.items():
-            begin = time.perf_counter()
-            step()
-            if device != 'cpu':
-                torch.cuda.synchronize()
-            if number >= warm_up:
-                seconds[way].append(time.perf_counter() - begin)
-    return seconds
-
-
-def against(seconds: dict[str, list[float]], base: str = 'plain') -> dict[str, dict[str, float]]:
-    """Median seconds per way, and the median over rounds of its ratio to ``base``."""
-    return {
-        way: dict(
-            seconds=statistics.median(found),
-            ratio=statistics.median(a / b for a, b in zip(found, seconds[base], strict=True)),
-        )
-        for way, found in seconds.items()
-    }
+from .timing import Step, against, alternate
+from .ways import PROGRESS, PRUNING, TARGET, evaluation_of, mutated, search, step_of
 
 
 def steps(name: str, size: int, batch: int, ways: list[str], rounds: int, device: str = 'cpu') -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mmdms.network.copying import copy_network
 from mmdms.openmmlab.algorithm import DMSAlgorithm
 
 from .reference import Reference
+from .timing import Step
 
 TARGET = 0.5
 """Budget of every search: half of the FLOPs."""
@@ -27,8 +28,6 @@ PRUNING = {
     'dpf-filters': dict(type='mmdms.StructuredDPFMutator', budget=dict(metric='flops', target=TARGET)),
 }
 """Mutators that prune while the network trains, timed while their schedule rises."""
-
-Step = Callable[[], Any]
 
 
 def step_of(way: str, config: Config, model: nn.Module, data: tuple[Any, Any]) -> Step:
