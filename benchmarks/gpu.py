@@ -12,7 +12,8 @@ On a CPU, with tiny networks, in seconds (does it run at all?)::
     python benchmarks/gpu.py --tiny --device cpu --batch 2 --rounds 2
 
 Memory is the peak of a step with the weights and states of that way alone. Kernels are launches that torch's profiler
-sees; waits are numbers that a step brings from the device. Operations are counted without views, on any device.
+sees; waits are copies of numbers from or to the device, for which the program stands still. Operations are counted
+without views, on any device.
 """
 
 import argparse

@@ -33,7 +33,7 @@ def build_search_space(
 ) -> SearchSpace:
     """Trace a network and find everything in it that can be removed.
 
-    The network runs once on ``inputs`` in evaluation mode while every channel
+    The network runs once on ``inputs`` in evaluation mode, as a copy on the CPU, while every channel
     element is followed; then a random half of the space is cut out for real and
     compared with its mask in float64. What cannot be searched is listed in
     ``frozen`` with its reason.
@@ -58,14 +58,15 @@ def build_search_space(
             among its outputs. Outputs may be packed in lists, tuples, dicts, dataclasses and other objects.
         GeometryError: if the network does other operations on ``flops_inputs`` than on ``inputs``.
     """
-    example = ExampleCall.of(inputs)
+    # On a GPU operations have other names (cudnn_batch_norm), and so no rules: all networks are traced on the CPU.
+    example = _on_cpu(inputs)
     if has_masks(model):  # of a search that is going on, or over: the space is that of the network without them
         model = without_masks(model, share_tensors=True)
     # A copy runs: some modules keep what they computed, with its graph, and could not be copied afterwards.
     # It shares the values of its parameters. Autograd must see every one of them: it is how operations that the
     # dispatcher misses are noticed.
-    shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.is_floating_point()) for p in model.parameters()}
-    probe = copy_network(model, shared)
+    shared = {id(p): nn.Parameter(p.detach().cpu(), requires_grad=p.is_floating_point()) for p in model.parameters()}
+    probe = copy_network(model, shared, device='cpu')
     probe.eval()  # on its own: some modules forget to return themselves
     function = (forward or (lambda m: m))(probe)
     example.check(function)
@@ -73,7 +74,7 @@ def build_search_space(
     call = _checked(function)
     found = trace(probe, example, call, knows_sizes)
     if flops_inputs is not None:
-        scale_costs(found, call, flops_inputs)
+        scale_costs(found, call, _on_cpu(flops_inputs))
     found.together, found.streams, found.fused = groups(probe), streams(probe), fused(probe)
     del probe, function, call
     gc.collect()  # networks whose hooks are methods of their own hold themselves: a large copy would stay
@@ -83,6 +84,10 @@ def build_search_space(
         with torch.random.fork_rng(devices=[]):
             space = Verifier(model, space, example, forward).run()
     return space
+
+
+def _on_cpu(inputs: Inputs) -> ExampleCall:
+    return ExampleCall.of(inputs).map_tensors(lambda tensor: tensor.cpu())
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:

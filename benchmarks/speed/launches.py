@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .timing import Step
 
-WAITS = ('aten::_local_scalar_dense',)
-"""Operations that bring a number from the device, and so wait for all before them."""
+LAUNCHES = {'cudaLaunchKernel', 'cudaLaunchKernelExC', 'cuLaunchKernel', 'cuLaunchKernelEx'}
+WAITS = {'cudaStreamSynchronize'}
+"""What PyTorch calls to copy numbers from the device, or to it: the program stands still until all before is done."""
 
 
 class OperationCount(TorchDispatchMode):
@@ -48,8 +49,6 @@ def kernels(step: Step) -> dict[str, int] | None:
         torch.cuda.synchronize()
     counts: Counter[str] = Counter()
     for event in found.events():
-        if event.name in ('cudaLaunchKernel', 'cudaLaunchKernelExC', 'cuLaunchKernel', 'cuLaunchKernelEx'):
-            counts['kernels'] += 1
-        elif event.name in WAITS:
-            counts['waits'] += 1
+        counts['kernels'] += event.name in LAUNCHES
+        counts['waits'] += event.name in WAITS
     return dict(kernels=counts['kernels'], waits=counts['waits'])

@@ -108,7 +108,7 @@ class MaskedWeight:
 
     def _product(self, parameter: Tensor) -> Tensor:
         gate = self._gate_now()
-        if gate == 0.0 and isinstance(gate, float):
+        if isinstance(gate, float) and gate == 0.0:  # a tensor is not compared: that waits for the device
             return parameter * gate
         axes = [(dim, self.bank.at(place)) for dim, place in self._axes if not self.bank.is_one(place)]
         if gate is not None and axes:

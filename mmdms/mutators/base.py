@@ -78,7 +78,6 @@ class BaseMutator(Mutator):
         self.divisor = divisor
         self.mutables = self.checked_mutables(mutables)
         self.left_out = left_out(mutables)
-        self._settled_seen: tuple[Tensor | None, int, bool] = None, 0, False
 
     @classmethod
     def checked_mutables(
@@ -146,9 +145,9 @@ class BaseMutator(Mutator):
         to the divisor; what trains from then on is exactly what is exported.
         """
         self._note_progress(progress)
-        if self.phase == 'settle' and not self.settled:
+        if self.phase == 'settle' and not self._number('settled'):
             self.final_mask.copy_(self._fitted())
-            self.settled.fill_(True)
+            self._write('settled', True)
             if self.check_ranks_every:
                 self.check_ranks()
 
@@ -158,7 +157,7 @@ class BaseMutator(Mutator):
 
     def hard_mask(self) -> Tensor:
         """Elements that stay as things are, boolean, shape (elements,)."""
-        return self.final_mask if self.settled else self._hard_mask()
+        return self.final_mask if self._number('settled') else self._hard_mask()
 
     def structure(self) -> Structure:
         """The structure of the subnet: as fixed, or what would be fixed now.
@@ -167,7 +166,7 @@ class BaseMutator(Mutator):
         Its ``budget`` (:class:`mmdms.space.outcome.BudgetOutcome`) says whether it costs the target within 1%,
         or that it is the nearest one found, and why there is none nearer.
         """
-        mask = self.final_mask if self.settled else self._fitted()
+        mask = self.final_mask if self._number('settled') else self._fitted()
         structure = with_whole_units(self.space.structure(mask), self._given)
         structure.budget = self._outcome(mask)
         return structure
@@ -184,7 +183,7 @@ class BaseMutator(Mutator):
     def losses(self) -> dict[str, Tensor]:
         """For the log: the budget loss ``max(0, log(cost / target))`` and the costs behind it."""
         hard = self.relative_cost(self.hard_mask())
-        soft = hard if self.settled else self._soft_cost()
+        soft = hard if self._number('settled') else self._soft_cost()
         target = torch.tensor(self.target_now, dtype=torch.float64, device=soft.device)
         loss = torch.relu(torch.log(soft / target))
         values = dict(budget_loss=loss, soft_cost=soft, hard_cost=hard, target=target)
@@ -208,10 +207,10 @@ class BaseMutator(Mutator):
 
     def describe_network(self) -> str:
         """See :meth:`Mutator.describe_network`."""
-        phase = 'settle' if self.settled else self.phase
+        phase = 'settle' if self._number('settled') else self.phase
         cost = float(self.relative_cost(self._evaluation_mask()))
         text = f'the {self.network} network (phase {phase}, {cost:.4f} of the {self.metric})'
-        return f'{text}, which is the one that is exported' if self.settled else text
+        return f'{text}, which is the one that is exported' if self._number('settled') else text
 
     def _agreed(self) -> dict[str, Tensor]:
         """What all processes must hold alike, by name: shape (units,) or (elements,)."""
@@ -260,7 +259,7 @@ class BaseMutator(Mutator):
         """See :meth:`Mutator.refresh_masks`."""
         own = masks is self.masks.bank  # a copy of the network is no part of the search
         training = own and self.__dict__['_mode_of'].training and gradients_wanted()
-        settled = self._is_settled()
+        settled = self._number('settled')
         # The masks of a fixed structure stay whatever the progress: they are gathered, and looked at, once.
         moment = None if settled else (self.progress, self.evaluate_hard)
         state = state_of(self._buffers.values(), training, moment, masks.device)
@@ -274,11 +273,3 @@ class BaseMutator(Mutator):
         else:
             masks.set(self._evaluation_mask(), token='evaluation')
         masks.state = state
-
-    def _is_settled(self) -> bool:
-        """Whether the structure is fixed; every read of a mask asks it, and must not wait for a device."""
-        seen, version, settled = self._settled_seen
-        if seen is not self.settled or version != self.settled._version:
-            settled = bool(self.settled)
-            self._settled_seen = self.settled, self.settled._version, settled
-        return settled

@@ -134,7 +134,7 @@ class DMSMutator(BaseMutator):
     @property
     def network(self) -> str:
         """See :attr:`Mutator.network`; ``'whole'`` until the first step, as weights are those of no masks then."""
-        if self.settled:
+        if self._number('settled'):
             return 'final'
         if not bool(self.importance.any()):
             return 'whole'
@@ -153,7 +153,7 @@ class DMSMutator(BaseMutator):
         if self.check_ranks_every and self._steps % self.check_ranks_every == 0:
             self.check_ranks()
         self._steps += 1
-        if self.settled:
+        if self._number('settled'):
             return
         self.watch.stepped()
         gradient = self._reduced(gradient)
@@ -178,13 +178,13 @@ class DMSMutator(BaseMutator):
             self._informed = bool(importance.any())
             if not self._informed:
                 self.watch.without_importance()
-        if self.phase == 'refine' and self.schedule.phase(float(self.last_progress)) == 'shrink':
+        if self.phase == 'refine' and self.schedule.phase(self._number('last_progress')) == 'shrink':
             self._return_blocks()
         self.velocity.mul_(self.structure_momentum).add_(slope / size.clamp(min=1e-12))
         if self.phase == 'refine':
             self.velocity.masked_fill_(self.is_depth, 0.0)  # what it had of the phase before would move them on
-        rate = self.structure_lr * max(0.0, float(self.progress - self.last_progress))
-        self.last_progress.fill_(self.progress)
+        rate = self.structure_lr * max(0.0, self.progress - self._number('last_progress'))
+        self._write('last_progress', self.progress)
         moved = torch.maximum(self.keep_ratio - rate * self.velocity, self.floor).clamp(max=1.0)
         self.keep_ratio.copy_(self._onto_budget(moved))
 
@@ -302,7 +302,7 @@ class DMSMutator(BaseMutator):
         return self.relative_cost(self._soft(self.keep_ratio, self._ranks()))
 
     def _preference(self) -> Preference:
-        if not bool(self.importance.any()) and not bool(self.last_progress > 0):
+        if not bool(self.importance.any()) and not self._number('last_progress') > 0:
             raise StructureError(
                 'there is no importance to choose a structure by: '
                 f'{remedy(self.watch, self.attached, self.__dict__["_mode_of"])}. For a structure by the magnitude of '
@@ -314,4 +314,4 @@ class DMSMutator(BaseMutator):
 def _read_progress(module: nn.Module, incompatible_keys: Any) -> None:
     """A checkpoint that is evaluated, and trains no further, is evaluated under the masks of its own progress."""
     assert isinstance(module, DMSMutator)
-    module.progress = float(module.last_progress)
+    module.progress = float(module._number('last_progress'))

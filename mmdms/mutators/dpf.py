@@ -93,7 +93,7 @@ class DPFMutator(Reallocation):
     @property
     def comparable(self) -> bool:
         """See :attr:`Mutator.comparable`: masks move up to the end, but all keep equally many weights."""
-        return bool(self.settled) or self._reached == self.sparsity
+        return bool(self._number('settled')) or self._reached == self.sparsity
 
     @property
     def comparable_from(self) -> float:
@@ -107,7 +107,9 @@ class DPFMutator(Reallocation):
 
     def losses(self) -> dict[str, Tensor]:
         """For the log: the sparsity of the masks, and the one that the schedule asks for."""
-        wanted = torch.tensor(self.sparsity if self.settled else self.sparsity_now, device=self.reached.device)
+        wanted = torch.tensor(
+            self.sparsity if self._number('settled') else self.sparsity_now, device=self.reached.device
+        )
         return dict(sparsity=self.reached.float(), target_sparsity=wanted)
 
     def describe(self) -> str:
@@ -120,7 +122,7 @@ class DPFMutator(Reallocation):
 
     def describe_network(self) -> str:
         """See :meth:`Mutator.describe_network`."""
-        phase = 'settle' if self.settled else self.phase
+        phase = 'settle' if self._number('settled') else self.phase
         return f'the {self.network} network (phase {phase}, sparsity {self._reached:.4f} of the prunable weights)'
 
     def describe_structure(self) -> str:
@@ -148,7 +150,7 @@ class DPFMutator(Reallocation):
     def _settle(self) -> None:
         if self._reached != self.sparsity:
             self._prune(self.sparsity)
-        self.settled.fill_(True)
+        self._write('settled', True)
         if self.check_ranks_every:
             self.check_ranks()
 

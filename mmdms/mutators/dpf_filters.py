@@ -149,7 +149,7 @@ class StructuredDPFMutator(Reallocation, BaseMutator):
     def _settle(self) -> None:
         if self._usable(self._scores()):
             self.final_mask.copy_(self._fitted())
-        self.settled.fill_(True)
+        self._write('settled', True)
         if self.check_ranks_every:
             self.check_ranks()
 

@@ -71,6 +71,7 @@ class Mutator(nn.Module):
         self.watch = LoopWatch()
         self._optimizer: Any = None  # weak reference to the optimizer that is followed
         self._known: Any = weakref.WeakSet()  # optimizers that have our hooks
+        self._numbers: dict[str, tuple[Tensor, int, Any]] = {}  # of buffers of one element, as last read
         self.register_load_state_dict_post_hook(_follow_again)
 
     @classmethod
@@ -96,7 +97,7 @@ class Mutator(nn.Module):
     @property
     def comparable(self) -> bool:
         """Whether networks that are validated from now on are of one structure, so that their scores compare."""
-        return bool(self.settled)
+        return bool(self._number('settled'))
 
     @property
     def comparable_from(self) -> float:
@@ -110,7 +111,7 @@ class Mutator(nn.Module):
         ``'whole'``: nothing is masked yet; ``'soft'``: under the masks of training, as its norm statistics are;
         ``'hard'``: under these masks made hard; ``'masked'``: pruned, for the moment; ``'final'``: as exported.
         """
-        return 'final' if self.settled else 'masked'
+        return 'final' if self._number('settled') else 'masked'
 
     @abstractmethod
     def describe_network(self) -> str:
@@ -198,14 +199,28 @@ class Mutator(nn.Module):
         self._check_prepared('set_progress')
         if not 0 <= progress <= 1:
             raise ConfigError(f'progress must be in [0, 1], but it is {progress!r}')
-        if not self.settled:
+        if not self._number('settled'):
             self.watch.progressed(progress, self.attached, self.__dict__['_model'])
         self.progress = progress
         self.masks.bank.release()
 
+    def _number(self, name: str) -> Any:
+        """The value of a buffer of one element. The device is waited for only after a write to the buffer."""
+        buffer, seen = self._buffers[name], self._numbers.get(name)
+        assert buffer is not None
+        if seen is None or seen[0] is not buffer or seen[1] != buffer._version:
+            self._numbers[name] = seen = buffer, buffer._version, buffer.item()
+        return seen[2]
+
+    def _write(self, name: str, value: float) -> None:
+        """Set a buffer of one element; the device is not waited for to read it again."""
+        buffer = self._buffers[name]
+        assert buffer is not None
+        self._numbers[name] = buffer.fill_(value), buffer._version, value
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy follows no optimizer.
-        return {**self.__dict__, '_optimizer': None, '_known': None, 'attached': False}
+        return {**self.__dict__, '_optimizer': None, '_known': None, 'attached': False, '_numbers': {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, '_known': weakref.WeakSet()})

@@ -106,7 +106,7 @@ class Reallocation(Mutator):
         Masks are found anew where it is time for it. In a distributed run every process must call this.
         """
         self._note_progress(progress)
-        if self.settled or self.method == 'snip':
+        if self._number('settled') or self.method == 'snip':
             return
         if self.schedule.phase(progress) == 'settle':
             self._settle()
@@ -171,7 +171,7 @@ class Reallocation(Mutator):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        if not self._follows(optimizer) or self.method != 'snip' or self.settled or _skipped(optimizer):
+        if not self._follows(optimizer) or self.method != 'snip' or self._number('settled') or _skipped(optimizer):
             return
         self._settle()
         for group in optimizer.param_groups:
@@ -181,7 +181,7 @@ class Reallocation(Mutator):
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
         if not self._follows(optimizer) or _skipped(optimizer):
             return
-        if not self.settled:
+        if not self._number('settled'):
             self.watch.stepped()
         self._steps += 1
         self.steps.fill_(self._steps)

@@ -79,7 +79,7 @@ def prepare_for_parity(model: nn.Module, seed: int = 0, cast: bool = True) -> nn
     for buffer in model.buffers():
         if id(buffer) in random:
             tensors[id(buffer)] = random[id(buffer)]
-    model = copy_network(model, tensors).cpu()
+    model = copy_network(model, tensors, device='cpu')
     model = model.double() if cast else model
     model.eval()  # on its own: some modules forget to return themselves
     return model

@@ -120,3 +120,15 @@ def test_what_cannot_be_copied_is_named():
     model[1].lock = threading.Lock()
     with pytest.raises(ModelError, match=r'1\.lock \(a lock of Keeps\) raises TypeError: cannot pickle .* None'):
         mmdms.build_search_space(model, image())
+
+
+def test_a_copy_on_another_device_holds_every_tensor_there():
+    model = Keeps()
+    model(image(size=8))
+    model.plain, model.pair = torch.rand(3), (torch.rand(2), 'name')
+    copied = copy_network(model, device='meta')
+    kept = [copied.plain, copied.pair[0], copied.features, copied.history[0], copied.by_name['a'][0]]
+    assert {tensor.device.type for tensor in [*copied.parameters(), *copied.buffers(), *kept]} == {'meta'}
+    assert copied.history[0] is copied.features
+    assert {type(p) for p in copied.parameters()} == {nn.Parameter}
+    assert model.plain.device.type == model.a.weight.device.type == 'cpu'
